@@ -1,0 +1,104 @@
+"""What is compared with what: the references by name, and the cases of the main job."""
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from conformance import sides
+from vit_flax.config import PRESETS, ViTConfig, preset
+
+# Reference name -> the preset it must equal.
+REFERENCES = {f"twin:{name}": name for name in PRESETS} | {
+    "timm:vit_tiny_patch16_224": "vit_ti16",
+    "timm:vit_small_patch16_224": "vit_s16",
+    "timm:vit_base_patch16_224": "vit_b16",
+    "timm:vit_base_patch32_224": "vit_b32",
+    "timm:vit_large_patch16_224": "vit_l16",
+    "timm:vit_huge_patch14_224": "vit_h14",
+    "torchvision:vit_b_16": "vit_b16",
+    "torchvision:vit_b_32": "vit_b32",
+}
+
+_BUILDERS = {"twin": sides.twin, "timm": sides.timm, "torchvision": sides.torchvision}
+
+DEFAULT_TARGET = "conformance.sides:FlaxSide"
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One reference, at an image size and depth: its own, unless they are cut here to keep the suite quick."""
+
+    reference: str
+    image_size: tuple[int, int] | None = None
+    num_layers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.reference not in REFERENCES:
+            near = difflib.get_close_matches(self.reference, REFERENCES, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(REFERENCES)}"
+            raise ValueError(f"unknown reference {self.reference!r}: {hint}")
+
+    @property
+    def subject(self) -> str:
+        return REFERENCES[self.reference]
+
+    @property
+    def config(self) -> ViTConfig:
+        full = preset(self.subject)
+        return full.replace(
+            image_size=self.image_size or full.image_size, num_layers=self.num_layers or full.num_layers
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """More of the small images: ten logits of two images are too few numbers to form an error ratio of."""
+        height, width = self.config.image_size
+        return 16 if height * width <= 64 * 64 else 2
+
+    def build_reference(self) -> sides.TorchSide:
+        source, architecture = self.reference.split(":")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return _BUILDERS[source](architecture, self.config, device)
+
+    def __str__(self) -> str:
+        c = self.config
+        return f"{self.subject}-{self.reference.split(':')[0]}-{c.image_size[0]}x{c.image_size[1]}-depth{c.num_layers}"
+
+
+CASES = (
+    Case("twin:article"),
+    Case("twin:article", image_size=(32, 48)),
+    Case("twin:article-p4"),
+    Case("twin:article-p4-untied"),
+    Case("twin:article-p4-untied", image_size=(24, 40), num_layers=2),
+    Case("twin:vit_ti16"),
+    Case("twin:vit_ti16", image_size=(160, 224), num_layers=2),
+    Case("timm:vit_tiny_patch16_224"),
+    Case("timm:vit_tiny_patch16_224", image_size=(160, 224), num_layers=2),
+    Case("twin:vit_s16", num_layers=2),
+    Case("timm:vit_small_patch16_224", num_layers=2),
+    Case("twin:vit_b16", num_layers=2),
+    Case("timm:vit_base_patch16_224"),
+    Case("torchvision:vit_b_16", num_layers=2),
+    Case("torchvision:vit_b_32", num_layers=2),
+)
+
+
+def load_target(name: str) -> Callable[[ViTConfig], Any]:
+    """The factory that `pkg.module:factory` names. Raises `ValueError` saying which part of the name is wrong."""
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise ValueError(f"target {name!r} is not of the form pkg.module:factory")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and imports something that is not
+        raise ValueError(f"target {name!r}: there is no module {error.name!r}") from error
+    if not callable(factory := getattr(module, attribute, None)):
+        raise ValueError(f"target {name!r}: module {module_name!r} has no factory {attribute!r}")
+    return factory

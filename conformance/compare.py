@@ -1,0 +1,155 @@
+"""Two sides, one verdict per tap: the same maths, the same rounding quality, and if not, where it begins."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from conformance import tolerances
+from conformance.precision import DTYPES, rounded
+from conformance.sides import Side, Taps
+from vit_flax.config import ViTConfig
+from vit_flax.weights import Weights
+
+Mode = Literal["alone", "free"]
+MODES: tuple[Mode, ...] = ("alone", "free")
+
+
+@dataclasses.dataclass(frozen=True)
+class Diff:
+    """One tap of the candidate against the reference. Errors are relative to the size of the true tap."""
+
+    tap: str
+    mode: Mode  # alone: fed the reference's input; free: fed what the candidate itself made
+    error: float  # the candidate's, against the float64 truth, relative to the tap's scale
+    reference_error: float | None  # the reference's own; None in float64, where the reference is the truth
+    limit: float  # what `error` may be
+    problem: str | None = None  # why no error could be measured
+
+    @property
+    def passes(self) -> bool:
+        return self.problem is None and self.error <= self.limit  # false for NaN too
+
+    @property
+    def severity(self) -> float:
+        """How many times its limit the error is."""
+        return np.inf if self.problem else _ratio(self.error, self.limit)
+
+    @property
+    def ratio(self) -> float | None:
+        """The error in units of what must be granted, beside `ROUNDING_FACTOR`; None in float64, which has no such unit."""
+        if self.reference_error is None:
+            return None
+        return _ratio(self.error, self.limit / tolerances.ROUNDING_FACTOR)
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.tap} {self.mode}: {self.problem}"
+        return f"{self.tap} {self.mode}: off by {self.error:.1e} of its scale, limit {self.limit:.1e}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Every tap of one candidate against one reference in one precision, in data order."""
+
+    precision: str
+    diffs: tuple[Diff, ...]
+
+    @property
+    def failures(self) -> list[Diff]:
+        return causes_first(self.diffs)
+
+    @property
+    def headline(self) -> Diff | None:
+        """The first block that is wrong by itself: everything after it may be its consequence."""
+        return next(iter(self.failures), None)
+
+    def worst(self, mode: Mode | None = None) -> Diff:
+        return max((d for d in self.diffs if mode in (None, d.mode)), key=lambda d: (not d.passes, d.severity))
+
+
+def causes_first(diffs: Iterable[Diff]) -> list[Diff]:
+    """What diverges: blocks that fail alone, in data order, then what only fails free-running."""
+    return sorted((diff for diff in diffs if not diff.passes), key=lambda diff: diff.mode != "alone")
+
+
+def compare(
+    candidate: Side, reference: Side, config: ViTConfig, weights: Weights, images: np.ndarray, precision: str
+) -> Comparison:
+    """Run both sides on the same weights and images, free and alone, and judge every tap."""
+    weights, images = rounded(weights, precision), rounded({"images": images}, precision)["images"]
+    theirs = reference.taps(weights, images)
+    ours = {"free": candidate.taps(weights, images), "alone": candidate.taps(weights, images, given=theirs)}
+    truth = {"free": theirs, "alone": theirs}
+    if precision != "float64":
+        wide, wide_images = rounded(weights, "float64"), images.astype(np.float64)
+        truth["free"] = reference.taps(wide, wide_images)
+        truth["alone"] = reference.taps(wide, wide_images, given=rounded(theirs, "float64"))
+    diffs = [
+        measure(tap, mode, ours[mode].get(tap), theirs.get(tap), truth[mode].get(tap), precision, terms(config, tap))
+        for tap in [*theirs, *(tap for tap in ours["free"] if tap not in theirs)]
+        for mode in MODES
+    ]
+    return Comparison(precision, tuple(diffs))
+
+
+def terms(config: ViTConfig, tap: str) -> int:
+    """Length of the inner product that a tap's block ends with: 1 where it ends with none."""
+    c = config
+    lengths = {"patches": c.patch_size**2 * c.channels, "embedding": c.embed_dim or 1, "logits": c.hidden_dim}
+    lengths |= {"attention": c.hidden_dim, "mlp": c.mlp_dim}
+    return lengths.get(tap.rsplit("/", 1)[-1], 1)
+
+
+def measure(
+    tap: str,
+    mode: Mode,
+    ours: np.ndarray | None,
+    theirs: np.ndarray | None,
+    truth: np.ndarray | None,
+    precision: str,
+    terms: int,
+) -> Diff:
+    """Judge one tap: presence, shape, dtype, finiteness, then every entry."""
+    problem = _problem(ours, theirs, precision)
+    if problem or ours is None or theirs is None or truth is None:
+        return Diff(tap, mode, np.inf, None, 0.0, problem)
+    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    if precision == "float64":
+        return Diff(tap, mode, _ratio(_largest(ours - truth), _largest(truth)), None, tolerances.FLOAT64)
+    # The truth rounded to this precision is off by half a gap already: nobody can be asked for better.
+    rounding = truth.astype(DTYPES[precision]).astype(np.float64) - truth
+    error, own, least = (_ratio(_worst_token(e), _worst_token(truth)) for e in (ours - truth, theirs - truth, rounding))
+    granted = max(own, least, tolerances.summation_error(terms))
+    return Diff(tap, mode, error, own, tolerances.ROUNDING_FACTOR * granted)
+
+
+def _problem(ours: np.ndarray | None, theirs: np.ndarray | None, precision: str) -> str | None:
+    if ours is None:
+        return "the candidate has no such tap"
+    if theirs is None:
+        return "the reference has no such tap"
+    if ours.shape != theirs.shape:
+        return f"shape {ours.shape}, expected {theirs.shape}"
+    for side, array in (("candidate", ours), ("reference", theirs)):
+        if array.dtype != DTYPES[precision]:
+            return f"the {side} computed {array.dtype}, asked for {precision}"
+        if not np.isfinite(array.astype(np.float64)).all():
+            return f"NaN or infinity in the {side}"
+    return None
+
+
+def _largest(x: np.ndarray) -> float:
+    """The largest entry: in float64 no entry may stray."""
+    return float(np.abs(x).max())
+
+
+def _worst_token(x: np.ndarray) -> float:
+    """Root mean square over features, of the worst token: steady enough to form ratios of, and still local."""
+    return float(np.sqrt(np.mean(x**2, axis=-1)).max())
+
+
+def _ratio(a: float, b: float) -> float:
+    """a / b, where nothing over nothing is no error at all."""
+    return 0.0 if a == 0 else np.inf if b == 0 else a / b

@@ -1,0 +1,159 @@
+"""The pytest plugin: options, one ladder per session, `blocked` as an outcome, and the report at the end."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:  # jax and torch take seconds to import: only sessions that compare models pay
+    from conformance.cases import Case
+    from conformance.ladder import Ladder, Outcome, Rung
+
+BLOCKED = "blocked by "
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("vit", "Vision Transformer conformance")
+    group.addoption("--target", metavar="pkg.module:factory", help="what to prove (default: vit_flax)")
+    group.addoption(
+        "--reference",
+        action="append",
+        metavar="NAME",
+        help="compare with this one at full depth, e.g. timm:vit_tiny_patch16_224; may be repeated (default: all cases)",
+    )
+    group.addoption(
+        "--data",
+        default=os.environ.get("VIT_DATA") or None,
+        metavar="PATH",
+        help="photographs: CIFAR-10 as Parquet or cifar-10-batches-py, or a folder of images "
+        "(default: $VIT_DATA, else two that scikit-learn ships)",
+    )
+    group.addoption("--weights", metavar="FILE", help="compare with these weights (needs one --reference), not random ones")
+    group.addoption("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+    group.addoption("--plant", metavar="FAULT", help="plant a known fault in the target, to see the suite fail")
+    group.addoption("--report", metavar="DIR", help="write report.json and report.html there")
+    group.addoption("--gpu", action="store_true", help="run on a GPU; without one this is an error")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.gpu:
+        _require_gpu()
+    else:
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    given = config.option
+    if given.target or given.reference or given.weights or given.plant or given.data:
+        _ladder(config)  # bad input is one sentence now, not a failure per test later
+
+
+def _require_gpu() -> None:
+    import jax
+
+    try:
+        jax.devices("gpu")
+    except RuntimeError as error:
+        devices = ", ".join(str(device) for device in jax.devices())
+        raise pytest.UsageError(f"--gpu: no GPU is visible to JAX (it sees {devices})") from error
+
+
+_LADDER = pytest.StashKey["Ladder"]()
+
+
+def _ladder(config: pytest.Config) -> "Ladder":
+    if _LADDER not in config.stash:
+        try:
+            config.stash[_LADDER] = _build_ladder(config.option)
+        except ValueError as error:
+            raise pytest.UsageError(str(error)) from error
+    return config.stash[_LADDER]
+
+
+def _build_ladder(options: Any) -> "Ladder":
+    from conformance.cases import CASES, DEFAULT_TARGET, Case, load_target
+    from conformance.faults import Planted, fault_named
+    from conformance.ladder import Ladder
+
+    cases = [Case(name) for name in options.reference] if options.reference else list(CASES)
+    if options.weights and len(cases) != 1:
+        raise ValueError(f"--weights {options.weights}: name the one --reference that these weights are for")
+    factory = load_target(options.target or DEFAULT_TARGET)
+    target = factory
+    if options.plant:
+        fault = fault_named(options.plant)
+        target = lambda config: Planted(fault, factory, config)  # noqa: E731
+    name = options.target or "vit_flax"
+    ladder = Ladder(
+        target,
+        name=f"{name} with a planted fault: {options.plant}" if options.plant else name,
+        cases=cases,
+        data=options.data,
+        weights=Path(options.weights) if options.weights else None,
+        seed=options.seed,
+    )
+    for case in {case.batch_size: case for case in cases}.values():
+        ladder.images(case)
+    if options.weights:
+        ladder.weights(cases[0])
+    return ladder
+
+
+@pytest.fixture(scope="session")
+def ladder(pytestconfig: pytest.Config) -> Iterator["Ladder"]:
+    """The session's ladder: the chosen target against the chosen references."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # with more, a busy machine makes PyTorch slower by an order of magnitude
+    yield _ladder(pytestconfig)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def climb(ladder: "Ladder") -> Callable[["Case", "Rung"], "Outcome"]:
+    """Climb to a rung for a case; a rung below it that failed blocks the test."""
+
+    def climb(case: "Case", rung: "Rung") -> "Outcome":
+        outcome = ladder.outcome(case, rung)
+        if outcome.status == "blocked":
+            pytest.skip(f"{BLOCKED}{outcome.blocked_by}")
+        return outcome
+
+    return climb
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" in metafunc.fixturenames and "climb" in metafunc.fixturenames:
+        metafunc.parametrize("case", _ladder(metafunc.config).cases, ids=str)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lower rungs first, whichever file they are in."""
+    if climbing := [item for item in items if "climb" in getattr(item, "fixturenames", ())]:
+        from conformance.ladder import RUNGS
+
+        def height(item: pytest.Item) -> int:
+            return RUNGS.index(item.callspec.params.get("rung", RUNGS[0])) if item in climbing else len(RUNGS)
+
+        items.sort(key=height)
+
+
+def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
+    if report.skipped and isinstance(report.longrepr, tuple) and BLOCKED in report.longrepr[2]:
+        return "blocked", "b", ("BLOCKED", {"yellow": True})
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    ladder = config.stash.get(_LADDER, None)
+    if ladder is None or not ladder.outcomes:
+        return
+    from conformance import record, report
+
+    result = record.as_report(ladder)
+    terminalreporter.section("conformance")
+    for line in report.summary(result):
+        terminalreporter.write_line(line)
+    if folder := config.option.report:
+        report.write(result, Path(folder))
+        terminalreporter.write_line(f"report: {Path(folder) / 'report.html'}")

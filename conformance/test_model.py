@@ -1,0 +1,19 @@
+"""The whole model: final norm and logits against the reference, and no tap anywhere that diverges."""
+
+import pytest
+
+from conformance.check import assert_taps_match
+from conformance.ladder import PRECISIONS
+
+
+@pytest.mark.parametrize("rung", PRECISIONS)
+def test_final_norm_and_logits_match(case, rung, climb):
+    outcome = climb(case, rung)
+    assert_taps_match(outcome, "logits")
+    if case.config.final_norm:
+        assert_taps_match(outcome, "norm")
+
+
+@pytest.mark.parametrize("rung", PRECISIONS)
+def test_no_tap_diverges(case, rung, climb):
+    assert_taps_match(climb(case, rung), "*")

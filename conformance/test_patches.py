@@ -1,0 +1,11 @@
+"""Patches, alone and free-running, against the reference."""
+
+import pytest
+
+from conformance.check import assert_taps_match
+from conformance.ladder import PRECISIONS
+
+
+@pytest.mark.parametrize("rung", PRECISIONS)
+def test_patches_match(case, rung, climb):
+    assert_taps_match(climb(case, rung), "patches")

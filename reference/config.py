@@ -1,0 +1,28 @@
+"""What the PyTorch twin is made of: the fields of `vit_flax.config.ViTConfig`, written out again.
+
+The twins share no code, so that a slip in one is not a slip in both. A test compares the fields.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    image_size: tuple[int, int]  # height, width
+    channels: int
+    patch_size: int
+    embed_dim: int | None  # None: the patch convolution projects straight to hidden_dim
+    hidden_dim: int
+    num_layers: int
+    num_heads: int
+    mlp_dim: int
+    num_classes: int
+    share_layers: bool
+    share_norm: bool
+    final_norm: bool
+    norm_epsilon: float
+    activation: Literal["gelu", "gelu_tanh"]
+    dropout: float
+    attention_dropout: float
+    attention_dropout_on: Literal["weights", "output"]

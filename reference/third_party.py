@@ -1,0 +1,86 @@
+"""ViTs that nobody here wrote, called like the twin: `model(images, tap=...)`, images channels last.
+
+Their own code runs untouched. Taps are forward hooks, put on for one call and taken off after it; a hook
+hands the tap its output as (batch, tokens, width) and gives the model back what the tap returns.
+"""
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from einops import rearrange
+from torch import Tensor, nn
+
+from reference.model import Tap, untapped
+
+Read = Callable[[Any], Tensor]
+Write = Callable[[Tensor, Any], Any]  # (what the tap returned, the module's own output) -> what the model goes on with
+
+
+class Point:
+    """Where a tap sits in a foreign model: the module, and how its output is read and replaced."""
+
+    def __init__(self, module: nn.Module, read: Read = lambda out: out, write: Write = lambda x, out: x) -> None:
+        self.module, self.read, self.write = module, read, write
+
+
+class Hooked(nn.Module):
+    """A foreign model with the twin's calling convention and tap names."""
+
+    def __init__(self, model: nn.Module, points: dict[str, Point]) -> None:
+        super().__init__()
+        self.model = model
+        self.points = points
+
+    def forward(self, images: Tensor, tap: Tap = untapped) -> Tensor:
+        points = {} if tap is untapped else self.points
+        handles = [
+            point.module.register_forward_hook(
+                lambda module, inputs, out, name=name, point=point: point.write(tap(name, point.read(out)), out)
+            )
+            for name, point in points.items()
+        ]
+        try:
+            return self.model(rearrange(images, "b h w c -> b c h w"))
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def timm_vit(architecture: str, **options: Any) -> Hooked:
+    """timm's plain `VisionTransformer`, freshly initialised. `options` go to `timm.create_model`."""
+    model = timm.create_model(architecture, pretrained=False, **options)
+    points = {"patches": Point(model.patch_embed), "embedding": Point(model.norm_pre)}
+    for i, block in enumerate(model.blocks):
+        points[f"encoder/{i:02}/attention"] = Point(block.attn)
+        points[f"encoder/{i:02}/mlp"] = Point(block.mlp)
+        points[f"encoder/{i:02}"] = Point(block)
+    points |= {"norm": Point(model.norm), "logits": Point(model.head)}
+    return Hooked(model, points)
+
+
+def torchvision_vit(architecture: str, **options: Any) -> Hooked:
+    """torchvision's `VisionTransformer`, freshly initialised. `options` replace its own sizes."""
+    defaults = {"vit_b_16": (16, 12, 12, 768, 3072), "vit_b_32": (32, 12, 12, 768, 3072)}[architecture]
+    sizes = dict(zip(("patch_size", "num_layers", "num_heads", "hidden_dim", "mlp_dim"), defaults, strict=True))
+    model = torchvision.models.VisionTransformer(**{"image_size": 224} | sizes | options)
+    grid = model.image_size // model.patch_size
+    points = {
+        "patches": Point(
+            model.conv_proj,
+            read=lambda out: rearrange(out, "b d h w -> b (h w) d"),
+            write=lambda x, out: rearrange(x, "b (h w) d -> b d h w", h=grid),
+        ),
+        "embedding": Point(model.encoder.dropout),
+    }
+    for i, block in enumerate(model.encoder.layers):
+        points[f"encoder/{i:02}/attention"] = Point(
+            block.self_attention, read=lambda out: out[0], write=lambda x, out: (x, *out[1:])
+        )
+        points[f"encoder/{i:02}/mlp"] = Point(block.mlp)
+        points[f"encoder/{i:02}"] = Point(block)
+    points |= {"norm": Point(model.encoder.ln), "logits": Point(model.heads)}
+    return Hooked(model, points)

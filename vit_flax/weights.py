@@ -1,0 +1,118 @@
+"""One canonical flat weight dict: the Linen parameter tree with path names, as NumPy arrays.
+
+`encoder/03/attention/query/kernel` is the query kernel of the fourth layer, in Flax's axis order. Every
+published layout (`vit_flax/layouts.py`) is read into and written from this one. Nothing is skipped,
+filled in or reshaped on the way: a leaf that is missing, unknown or misshapen is an error that names it.
+"""
+
+import functools
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from vit_flax.config import ViTConfig
+from vit_flax.model import ViT
+
+Weights = dict[str, np.ndarray]
+
+
+class WeightError(ValueError):
+    """Weights that do not fit: the message names the key or the file."""
+
+
+@functools.cache
+def canonical_shapes(config: ViTConfig) -> Mapping[str, tuple[int, ...]]:
+    """Name and shape of every leaf that a ViT of this config has."""
+    images = jax.ShapeDtypeStruct((1, *config.image_size, config.channels), jnp.float32)
+    params = jax.eval_shape(ViT(config).init, jax.random.key(0), images)["params"]
+    return {name: leaf.shape for name, leaf in _flatten(params).items()}
+
+
+def count_parameters(config: ViTConfig) -> int:
+    return sum(int(np.prod(shape)) for shape in canonical_shapes(config).values())
+
+
+def from_params(params: Mapping[str, Any]) -> Weights:
+    """The canonical dict of a Linen parameter tree."""
+    return {name: np.asarray(leaf) for name, leaf in _flatten(params).items()}
+
+
+def to_params(weights: Weights, config: ViTConfig) -> dict[str, Any]:
+    """The Linen parameter tree of a canonical dict. Raises `WeightError` if the two do not match exactly."""
+    check(weights, config)
+    paths = {re.sub(r"^encoder/(\d+)/", lambda m: f"encoder_{int(m[1])}/", name): leaf for name, leaf in weights.items()}
+    return unflatten_dict(paths, sep="/")
+
+
+def _flatten(params: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flatten_dict(params, sep="/")
+    return {re.sub(r"^encoder_(\d+)/", lambda m: f"encoder/{int(m[1]):02}/", name): leaf for name, leaf in flat.items()}
+
+
+def check(weights: Weights, config: ViTConfig) -> None:
+    """Raise `WeightError` unless the dict has exactly the leaves and shapes of this config."""
+    expected = canonical_shapes(config)
+    check_keys(weights, expected, "canonical weights")
+    for name, shape in expected.items():
+        check_shape(weights[name], shape, f"canonical weights: {name!r}")
+
+
+def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
+    """Raise `WeightError` naming the first missing and the first unused key, and how many there are."""
+    missing = [key for key in expected if key not in found]
+    unused = [key for key in found if key not in expected]
+    faults = [f"{len(keys)} {kind}, first {keys[0]!r}" for keys, kind in ((missing, "missing"), (unused, "unused")) if keys]
+    if faults:
+        raise WeightError(f"{what}: keys do not match: {'; '.join(faults)}")
+
+
+def check_shape(leaf: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+    if leaf.shape != shape:
+        raise WeightError(f"{what} has shape {leaf.shape}, expected {shape}")
+
+
+def load(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` or `.safetensors` file, in whatever layout they have.
+
+    Raises `WeightError` naming the file if it is missing, truncated or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightError(f"no weight file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        raise WeightError(f"cannot read weight file {path}, it is damaged or incomplete: {error}") from error
+    raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")
+
+
+def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
+    """Write arrays to a `.npz` or `.safetensors` file: all of it, or no file at all."""
+    path = Path(path)
+    if path.suffix not in (".npz", ".safetensors"):
+        raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
+    os.close(handle)
+    try:
+        if path.suffix == ".npz":
+            np.savez(partial, **arrays)
+        else:
+            safetensors.numpy.save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
