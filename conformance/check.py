@@ -2,18 +2,21 @@
 
 from fnmatch import fnmatchcase
 
-from conformance.compare import causes_first
+from conformance.compare import MODES, Mode, causes_first
 from conformance.ladder import Outcome
 
+SHOWN = 8  # failures spelled out in a message; the report has them all
 
-def assert_taps_match(outcome: Outcome, pattern: str) -> None:
-    """Every tap of that name, alone and free-running, is within its limit; and there is at least one."""
+
+def assert_taps_match(outcome: Outcome, pattern: str, *modes: Mode) -> None:
+    """Every tap of that name is within its limit, in these modes (default: all); and there is at least one."""
     __tracebackhide__ = True
     if not outcome.diffs:
         raise AssertionError(outcome.headline or "nothing was compared")
-    diffs = [diff for diff in outcome.diffs if fnmatchcase(diff.tap, pattern)]
+    diffs = [diff for diff in outcome.diffs if fnmatchcase(diff.tap, pattern) and diff.mode in (modes or MODES)]
     if not diffs:
-        raise AssertionError(f"no tap is called {pattern!r}, only {', '.join(dict.fromkeys(d.tap for d in outcome.diffs))}")
+        taps = ", ".join(dict.fromkeys(diff.tap for diff in outcome.diffs))
+        raise AssertionError(f"no tap is called {pattern!r}, only {taps}")
     if failures := causes_first(diffs):
-        lines = "\n  ".join(map(str, failures))
-        raise AssertionError(f"{failures[0]}\nfirst divergence of the whole model: {outcome.headline}\n  {lines}")
+        more = [f"... and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
+        raise AssertionError("\n  ".join([*map(str, failures[:SHOWN]), *more, f"first divergence: {outcome.headline}"]))

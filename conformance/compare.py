@@ -8,7 +8,7 @@ import numpy as np
 
 from conformance import tolerances
 from conformance.precision import DTYPES, rounded
-from conformance.sides import Side, Taps
+from conformance.sides import Side
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -38,7 +38,7 @@ class Diff:
 
     @property
     def ratio(self) -> float | None:
-        """The error in units of what must be granted, beside `ROUNDING_FACTOR`; None in float64, which has no such unit."""
+        """The error over what must be granted, which `ROUNDING_FACTOR` bounds; None in float64."""
         if self.reference_error is None:
             return None
         return _ratio(self.error, self.limit / tolerances.ROUNDING_FACTOR)

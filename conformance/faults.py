@@ -75,7 +75,9 @@ def _other_gelu(config: ViTConfig) -> ViTConfig:
 
 def _swap_query_key(weights: Weights, layer: str, config: ViTConfig) -> Weights:
     query, key = f"{layer}/attention/query", f"{layer}/attention/key"
-    return {f"{a}/{kind}": weights[f"{b}/{kind}"] for kind in ("kernel", "bias") for a, b in ((query, key), (key, query))}
+    return {
+        f"{a}/{kind}": weights[f"{b}/{kind}"] for kind in ("kernel", "bias") for a, b in ((query, key), (key, query))
+    }
 
 
 def _split_heads_last(weights: Weights, layer: str, config: ViTConfig) -> Weights:

@@ -14,6 +14,7 @@ from conformance.compare import Comparison, Diff, compare
 from conformance.faults import Target
 from conformance.images import Batch, load_batch
 from conformance.port import read_from
+from conformance.sides import Side, TorchSide
 from conformance.weights import random_weights
 from vit_flax.layouts import read_any
 from vit_flax.weights import Weights, load
@@ -51,6 +52,7 @@ class Ladder:
         self.target, self.name, self.cases = target, name, cases
         self.data, self.weight_file, self.seed = data, weights, seed
         self.outcomes: dict[Case, dict[Rung, Outcome]] = {}
+        self._built: dict[Case, tuple[Side, TorchSide]] = {}
 
     def outcome(self, case: Case, rung: Rung) -> Outcome:
         """Climb to this rung, unless that was done before or a lower one failed."""
@@ -79,7 +81,7 @@ class Ladder:
 
     def _weights(self, case: Case) -> tuple[str | None, tuple[Diff, ...]]:
         """Into the reference and back again: every leaf arrives, bit for bit."""
-        weights, reference = self.weights(case), case.build_reference()
+        weights, (_, reference) = self.weights(case), self._sides(case)
         reference.load(weights)
         returned = read_from(reference.state, reference.layout, case.config)
         changed = [name for name, leaf in weights.items() if returned[name].tobytes() != leaf.tobytes()]
@@ -90,9 +92,15 @@ class Ladder:
         return (str(comparison.headline) if comparison.headline else None), comparison.diffs
 
     def compare(self, case: Case, precision: str) -> Comparison:
-        candidate, reference = self.target(case.config), case.build_reference()
+        candidate, reference = self._sides(case)
         images = self.images(case).images
         return compare(candidate, reference, case.config, self.weights(case), images, precision)
+
+    def _sides(self, case: Case) -> tuple[Side, TorchSide]:
+        """Candidate and reference; only the last case's are kept, since large ones would not fit side by side."""
+        if case not in self._built:
+            self._built = {case: (self.target(case.config), case.build_reference())}
+        return self._built[case]
 
     def weights(self, case: Case) -> Weights:
         if self.weight_file is None:

@@ -1,5 +1,6 @@
 """The pytest plugin: options, one ladder per session, `blocked` as an outcome, and the report at the end."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:  # jax and torch take seconds to import: only sessions that compare models pay
     from conformance.cases import Case
+    from conformance.faults import Target
     from conformance.ladder import Ladder, Outcome, Rung
 
 BLOCKED = "blocked by "
@@ -21,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--reference",
         action="append",
         metavar="NAME",
-        help="compare with this one at full depth, e.g. timm:vit_tiny_patch16_224; may be repeated (default: all cases)",
+        help="compare with this, whole: timm:vit_tiny_patch16_224, say; may be repeated (default: all cases)",
     )
     group.addoption(
         "--data",
@@ -30,7 +32,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="photographs: CIFAR-10 as Parquet or cifar-10-batches-py, or a folder of images "
         "(default: $VIT_DATA, else two that scikit-learn ships)",
     )
-    group.addoption("--weights", metavar="FILE", help="compare with these weights (needs one --reference), not random ones")
+    group.addoption("--weights", metavar="FILE", help="use these weights, not random ones (needs one --reference)")
     group.addoption("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
     group.addoption("--plant", metavar="FAULT", help="plant a known fault in the target, to see the suite fail")
     group.addoption("--report", metavar="DIR", help="write report.json and report.html there")
@@ -78,10 +80,10 @@ def _build_ladder(options: Any) -> "Ladder":
     if options.weights and len(cases) != 1:
         raise ValueError(f"--weights {options.weights}: name the one --reference that these weights are for")
     factory = load_target(options.target or DEFAULT_TARGET)
-    target = factory
+    target: Target = factory
     if options.plant:
         fault = fault_named(options.plant)
-        target = lambda config: Planted(fault, factory, config)  # noqa: E731
+        target = functools.partial(Planted, fault, factory)
     name = options.target or "vit_flax"
     ladder = Ladder(
         target,
@@ -127,15 +129,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("case", _ladder(metafunc.config).cases, ids=str)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lower rungs first, whichever file they are in."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Case by case, and within a case the lower rungs first, whichever file a test is in."""
     if climbing := [item for item in items if "climb" in getattr(item, "fixturenames", ())]:
         from conformance.ladder import RUNGS
 
-        def height(item: pytest.Item) -> int:
-            return RUNGS.index(item.callspec.params.get("rung", RUNGS[0])) if item in climbing else len(RUNGS)
+        cases = _ladder(config).cases
 
-        items.sort(key=height)
+        def place(item: pytest.Item) -> tuple[int, int]:
+            params = getattr(item, "callspec").params  # noqa: B009
+            return cases.index(params["case"]), RUNGS.index(params.get("rung", RUNGS[0]))
+
+        items[:] = sorted(climbing, key=place) + [item for item in items if item not in climbing]
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

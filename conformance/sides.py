@@ -95,9 +95,8 @@ def twin(architecture: str, config: ViTConfig, device: str) -> TorchSide:
 def timm(architecture: str, config: ViTConfig, device: str) -> TorchSide:
     from reference.third_party import timm_vit  # takes seconds to import: only those who ask for it pay
 
-    hooked = timm_vit(
-        architecture, img_size=config.image_size, depth=config.num_layers, num_classes=config.num_classes
-    )
+    sizes = {"img_size": config.image_size, "depth": config.num_layers, "num_classes": config.num_classes}
+    hooked = timm_vit(architecture, **sizes)
     return TorchSide(hooked, hooked.model, port.TIMM, config, device)
 
 
@@ -107,7 +106,6 @@ def torchvision(architecture: str, config: ViTConfig, device: str) -> TorchSide:
     height, width = config.image_size
     if height != width:
         raise ValueError(f"torchvision's VisionTransformer takes square images only, not {height}x{width}")
-    hooked = torchvision_vit(
-        architecture, image_size=height, num_layers=config.num_layers, num_classes=config.num_classes
-    )
+    sizes = {"image_size": height, "num_layers": config.num_layers, "num_classes": config.num_classes}
+    hooked = torchvision_vit(architecture, **sizes)
     return TorchSide(hooked, hooked.model, port.TORCHVISION, config, device)

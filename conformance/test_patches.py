@@ -1,4 +1,4 @@
-"""Patches, alone and free-running, against the reference."""
+"""Patches alone, fed the reference's input: an error is charged to the block that makes it."""
 
 import pytest
 
@@ -8,4 +8,4 @@ from conformance.ladder import PRECISIONS
 
 @pytest.mark.parametrize("rung", PRECISIONS)
 def test_patches_match(case, rung, climb):
-    assert_taps_match(climb(case, rung), "patches")
+    assert_taps_match(climb(case, rung), "patches", "alone")

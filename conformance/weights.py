@@ -1,11 +1,14 @@
 """Weights that hide nothing: random in every leaf, or unique in every entry."""
 
+import functools
+
 import numpy as np
 
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights, canonical_shapes
 
 
+@functools.lru_cache(maxsize=1)  # the rungs of a case follow one another; the largest dict takes 350 MB
 def random_weights(config: ViTConfig, seed: int) -> Weights:
     """Random float32 weights of a size that keeps every tap of order one.
 
@@ -31,7 +34,8 @@ def _random_leaf(rng: np.random.Generator, name: str, shape: tuple[int, ...]) ->
 
 def unique_weights(config: ViTConfig) -> Weights:
     """Consecutive whole numbers through all leaves: any entry that strays is seen, whatever the shapes."""
-    weights, start = {}, 0
+    weights: Weights = {}
+    start = 0
     for name, shape in canonical_shapes(config).items():
         size = int(np.prod(shape))
         weights[name] = np.arange(start, start + size, dtype=np.float64).reshape(shape)

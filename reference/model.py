@@ -44,10 +44,15 @@ def lecun_normal(weight: Tensor) -> None:
     nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def initialise(layer: nn.Linear | nn.Conv2d) -> None:
+    lecun_normal(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 def dense(in_features: int, out_features: int) -> nn.Linear:
     layer = nn.Linear(in_features, out_features)
-    lecun_normal(layer.weight)
-    nn.init.zeros_(layer.bias)
+    initialise(layer)
     return layer
 
 
@@ -68,8 +73,7 @@ class Patches(nn.Module):
             stride=c.patch_size,
             padding=0,
         )
-        lecun_normal(self.conv.weight)
-        nn.init.zeros_(self.conv.bias)
+        initialise(self.conv)
 
     def forward(self, images: Float[Tensor, "B height width C"]) -> Float[Tensor, "B N E"]:
         return rearrange(self.conv(rearrange(images, "b h w c -> b c h w")), "b e h w -> b (h w) e")
@@ -173,9 +177,7 @@ class ViT(nn.Module):
             self.norm = layer_norm(c)
         self.head = dense(c.hidden_dim, c.num_classes)
 
-    def forward(
-        self, images: Float[Tensor, "B height width C"], tap: Tap = untapped
-    ) -> Float[Tensor, "B classes"]:
+    def forward(self, images: Float[Tensor, "B height width C"], tap: Tap = untapped) -> Float[Tensor, "B classes"]:
         x = tap("patches", self.patches(images))
         x = tap("embedding", self.dropout(self.embedding(x)))
         for i in range(self.config.num_layers):

@@ -4,12 +4,10 @@ Their own code runs untouched. Taps are forward hooks, put on for one call and t
 hands the tap its output as (batch, tokens, width) and gives the model back what the tap returns.
 """
 
-import difflib
 from collections.abc import Callable
 from typing import Any
 
 import timm
-import torch
 import torchvision
 from einops import rearrange
 from torch import Tensor, nn
@@ -52,7 +50,7 @@ class Hooked(nn.Module):
 
 def timm_vit(architecture: str, **options: Any) -> Hooked:
     """timm's plain `VisionTransformer`, freshly initialised. `options` go to `timm.create_model`."""
-    model = timm.create_model(architecture, pretrained=False, **options)
+    model: Any = timm.create_model(architecture, pretrained=False, **options)
     points = {"patches": Point(model.patch_embed), "embedding": Point(model.norm_pre)}
     for i, block in enumerate(model.blocks):
         points[f"encoder/{i:02}/attention"] = Point(block.attn)
@@ -66,7 +64,7 @@ def torchvision_vit(architecture: str, **options: Any) -> Hooked:
     """torchvision's `VisionTransformer`, freshly initialised. `options` replace its own sizes."""
     defaults = {"vit_b_16": (16, 12, 12, 768, 3072), "vit_b_32": (32, 12, 12, 768, 3072)}[architecture]
     sizes = dict(zip(("patch_size", "num_layers", "num_heads", "hidden_dim", "mlp_dim"), defaults, strict=True))
-    model = torchvision.models.VisionTransformer(**{"image_size": 224} | sizes | options)
+    model: Any = torchvision.models.VisionTransformer(**{"image_size": 224} | sizes | options)
     grid = model.image_size // model.patch_size
     points = {
         "patches": Point(

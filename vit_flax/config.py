@@ -90,7 +90,7 @@ def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ValueError(f"unknown {what} {value!r}: {hint}")
 
 
-# The article "Implementing ViT in JAX/Flax" (satojkovic, 2023): CIFAR-10, and six choices that the paper makes otherwise.
+# The article "Implementing ViT in JAX/Flax" (satojkovic, 2023), with six choices that the paper makes otherwise.
 _ARTICLE: dict[str, Any] = dict(
     image_size=(32, 32),
     channels=3,
@@ -138,7 +138,7 @@ _HUGE = dict(hidden_dim=1280, num_heads=16, mlp_dim=5120, num_layers=32)  # arXi
 PRESETS: dict[str, ViTConfig] = {
     "article": ViTConfig(**_ARTICLE),  # the article as printed
     "article-p4": ViTConfig(**_ARTICLE | dict(patch_size=4)),  # one change: 65 tokens an image instead of 5
-    # The author's notebook (github.com/satojkovic/vit-jax-flax) as of 2024-01-15: narrower patches, layers of their own.
+    # The author's notebook (github.com/satojkovic/vit-jax-flax) as of 2024-01-15: narrow patches, layers of their own.
     "article-p4-untied": ViTConfig(**_ARTICLE | dict(patch_size=4, embed_dim=64, share_layers=False)),
     "vit_ti16": ViTConfig(**_PAPER | _TINY),
     "vit_s16": ViTConfig(**_PAPER | _SMALL),

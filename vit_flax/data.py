@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from einops import rearrange
@@ -156,7 +156,7 @@ class _Stub:
 class _BatchUnpickler(pickle.Unpickler):
     """A pickle can call anything, and these come from the internet: admit an array and nothing else."""
 
-    ADMITTED: dict[str, Callable[..., Any]] = {
+    ADMITTED: ClassVar[dict[str, Callable[..., Any]]] = {
         "numpy.ndarray": _Stub,
         "numpy.dtype": _Stub,
         "numpy.core.multiarray._reconstruct": _Stub,

@@ -84,7 +84,9 @@ class Layout:
             try:
                 leaves = rule.split(arrays[rule.foreign])
             except EinopsError as error:
-                raise WeightError(f"{what} has shape {arrays[rule.foreign].shape}, expected {rule.pattern!r}") from error
+                raise WeightError(
+                    f"{what} has shape {arrays[rule.foreign].shape}, expected {rule.pattern!r}"
+                ) from error
             for name, leaf in zip(rule.leaves, leaves, strict=True):
                 check_shape(leaf, canonical_shapes(config)[name], f"{what} read as {name!r}")
                 weights[name] = leaf

@@ -154,9 +154,7 @@ class TransformerEncoder(nn.Module):
         self.attention = MultiHeadSelfAttention(c)
         self.mlp = MLP(c)
 
-    def __call__(
-        self, x: Float[Array, "B T D"], *, train: bool = False, tap: Tap = untapped
-    ) -> Float[Array, "B T D"]:
+    def __call__(self, x: Float[Array, "B T D"], *, train: bool = False, tap: Tap = untapped) -> Float[Array, "B T D"]:
         norm2 = self.norm1 if self.config.share_norm else self.norm2
         x = x + tap("attention", self.attention(self.norm1(x), train=train))
         x = x + tap("mlp", self.mlp(norm2(x), train=train))

@@ -26,6 +26,9 @@ from vit_flax.model import ViT
 
 Weights = dict[str, np.ndarray]
 
+# Tap names count layers with two digits so that they sort; Linen names the members of a list as it likes.
+_LAYER, _LINEN_LAYER = re.compile(r"^encoder/0*(\d+)/"), re.compile(r"^encoder_(\d+)/")
+
 
 class WeightError(ValueError):
     """Weights that do not fit: the message names the key or the file."""
@@ -51,13 +54,12 @@ def from_params(params: Mapping[str, Any]) -> Weights:
 def to_params(weights: Weights, config: ViTConfig) -> dict[str, Any]:
     """The Linen parameter tree of a canonical dict. Raises `WeightError` if the two do not match exactly."""
     check(weights, config)
-    paths = {re.sub(r"^encoder/(\d+)/", lambda m: f"encoder_{int(m[1])}/", name): leaf for name, leaf in weights.items()}
-    return unflatten_dict(paths, sep="/")
+    return unflatten_dict({_LAYER.sub(r"encoder_\1/", name): leaf for name, leaf in weights.items()}, sep="/")
 
 
 def _flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     flat = flatten_dict(params, sep="/")
-    return {re.sub(r"^encoder_(\d+)/", lambda m: f"encoder/{int(m[1]):02}/", name): leaf for name, leaf in flat.items()}
+    return {_LINEN_LAYER.sub(lambda m: f"encoder/{int(m[1]):02}/", name): leaf for name, leaf in flat.items()}
 
 
 def check(weights: Weights, config: ViTConfig) -> None:
@@ -72,7 +74,8 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], what: str)
     """Raise `WeightError` naming the first missing and the first unused key, and how many there are."""
     missing = [key for key in expected if key not in found]
     unused = [key for key in found if key not in expected]
-    faults = [f"{len(keys)} {kind}, first {keys[0]!r}" for keys, kind in ((missing, "missing"), (unused, "unused")) if keys]
+    both = (("missing", missing), ("unused", unused))
+    faults = [f"{len(keys)} {kind}, first {keys[0]!r}" for kind, keys in both if keys]
     if faults:
         raise WeightError(f"{what}: keys do not match: {'; '.join(faults)}")
 
@@ -94,7 +97,8 @@ def load(path: str | Path) -> dict[str, np.ndarray]:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
+            # Opened here, since np.load forgets to close a file that it finds damaged.
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return dict(arrays)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         raise WeightError(f"cannot read weight file {path}, it is damaged or incomplete: {error}") from error
@@ -110,7 +114,7 @@ def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
     os.close(handle)
     try:
         if path.suffix == ".npz":
-            np.savez(partial, **arrays)
+            np.savez(partial, **dict[str, Any](arrays))
         else:
             safetensors.numpy.save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
         os.replace(partial, path)

@@ -1,0 +1,43 @@
+"""The suite can fail: every known fault is caught in float64, at the block where it begins."""
+
+from functools import partial
+
+import pytest
+
+from conformance.cases import Case
+from conformance.check import assert_taps_match
+from conformance.faults import FAULTS, Planted
+from conformance.ladder import Ladder
+from conformance.sides import FlaxSide
+
+# Small and not square; between them they have every part that a fault can be planted in.
+CASES = (
+    Case("twin:article", image_size=(32, 48), num_layers=3),
+    Case("twin:vit_ti16", image_size=(32, 48), num_layers=3),
+    Case("timm:vit_tiny_patch16_224", image_size=(32, 48), num_layers=3),
+    Case("torchvision:vit_b_32", image_size=(64, 64), num_layers=2),
+)
+PLANTS = [(case, fault) for case in CASES for fault in FAULTS if fault.applies(case.config)]
+
+
+@pytest.fixture(scope="module")
+def sound():
+    return Ladder(FlaxSide, name="vit_flax", cases=CASES)
+
+
+@pytest.mark.parametrize(("case", "fault"), PLANTS, ids=lambda value: getattr(value, "name", str(value)))
+def test_fault_is_caught_where_it_begins(case, fault, sound):
+    faulty = Ladder(partial(Planted, fault, FlaxSide), name=fault.name, cases=[case])
+
+    caught = faulty.outcome(case, "float64")
+
+    assert sound.outcome(case, "float64").status == "pass"
+    assert caught.status == "fail"
+    assert caught.headline.startswith(f"{fault.first_tap(case.config)} alone: ")
+    assert faulty.outcome(case, "float32").status == "blocked"
+    with pytest.raises(AssertionError, match=fault.first_tap(case.config)):
+        assert_taps_match(caught, "*")
+
+
+def test_every_fault_is_planted_somewhere():
+    assert {fault.name for _, fault in PLANTS} == {fault.name for fault in FAULTS}
