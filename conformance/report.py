@@ -151,7 +151,8 @@ def _cells(case: Dict) -> list[str]:
     rungs = rungs_by_name(case)
     height, breadth = case["image_size"]
     standings = [_standing(rungs.get(name)) for name in RUNGS[1:]]
-    return [_plain(case["subject"]), _plain(case["reference"]), f"{height}x{breadth}", depth(case), *standings]
+    reference = case["reference"].removesuffix(f":{case['subject']}")  # the twin is named after its subject
+    return [_plain(case["subject"]), _plain(reference), f"{height}x{breadth}", depth(case), *standings]
 
 
 def _standing(rung: Dict | None) -> str:

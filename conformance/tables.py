@@ -1,0 +1,93 @@
+"""Recorded runs, and the README's tables made from them.
+
+    python -m conformance.tables record report/report.json   # keep a run: one new file in results/
+    python -m conformance.tables readme                      # write the newest runs into README.md
+
+A test holds the README against `results/`, so no figure in it can be typed by hand.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from conformance.report import depth, worst
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "results"
+BEGIN, END = "<!-- results: conformance -->", "<!-- end of results -->"
+PRECISIONS = ("float64", "float32", "bfloat16")
+
+
+def condensed(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without its taps: of each rung the status, the time and the worst figure stay."""
+
+    def rung(rung: dict[str, Any]) -> dict[str, Any]:
+        return {key: rung[key] for key in ("rung", "status", "seconds")} | {"worst": worst(rung["diffs"], rung["rung"])}
+
+    cases = [case | {"rungs": [rung(r) for r in case["rungs"]]} for case in report["cases"]]
+    return {"kind": "conformance"} | report | {"cases": cases}
+
+
+def record(path: Path) -> Path:
+    """Keep a run under its date and device. Raises `FileExistsError` rather than change a kept one."""
+    run = condensed(json.loads(path.read_text()))
+    device = run["environment"]["device"].split()[0]
+    kept = RESULTS / f"{run['created'][:16].replace(':', '')}-conformance-{device}.json"
+    with kept.open("x") as file:
+        json.dump(run, file, indent=1)
+        file.write("\n")
+    return kept
+
+
+def newest() -> dict[str, Any]:
+    return json.loads(max(RESULTS.glob("*-conformance-*.json")).read_text())
+
+
+def conformance_table(run: dict[str, Any]) -> str:
+    """Markdown: a row per case, and under it what was run on what."""
+    rows = [
+        "| subject | against | image | layers | float64 error | float32 error ratio | bfloat16 error ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for case in run["cases"]:
+        figures = {
+            rung["rung"]: rung["worst"] if rung["status"] == "pass" else rung["status"] for rung in case["rungs"]
+        }
+        size = "×".join(map(str, case["image_size"]))
+        cells = [case["subject"], case["reference"], size, depth(case), *(figures[p] for p in PRECISIONS)]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*rows, "", _conditions(run)])
+
+
+def _conditions(run: dict[str, Any]) -> str:
+    environment, limits, images = run["environment"], run["limits"], run["images"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    seeds = ", ".join(sorted({str(case["seed"]) for case in run["cases"]}))
+    return (
+        f"Limits: {limits['float64']:g} of a tap's scale in float64, ratio {limits['rounding_factor']:g} elsewhere. "
+        f"Images: {images['source']}. Seed of the weights: {seeds}. Device: {environment['device']}. "
+        f"Python {environment['python']}, {versions}. Recorded {run['created'][:10]}."
+    )
+
+
+def readme(text: str) -> str:
+    """The README with its table made anew."""
+    block = f"{BEGIN}\n{conformance_table(newest())}\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["record", path]:
+            print(record(Path(path)))
+        case ["readme"]:
+            path = ROOT / "README.md"
+            path.write_text(readme(path.read_text()))
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
