@@ -87,7 +87,7 @@ def _build_ladder(options: Any) -> "Ladder":
     name = options.target or "vit_flax"
     ladder = Ladder(
         target,
-        name=f"{name} with a planted fault: {options.plant}" if options.plant else name,
+        name=f"{name} (planted: {options.plant})" if options.plant else name,
         cases=cases,
         data=options.data,
         weights=Path(options.weights) if options.weights else None,

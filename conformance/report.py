@@ -86,7 +86,7 @@ def rungs_by_name(case: Dict) -> dict[str, Dict]:
 
 
 def worst(diffs: list[Dict], rung: str) -> str:
-    """The worst number: an error in float64, elsewhere a multiple of the reference's own. Empty if there is worse."""
+    """The worst number: an error in float64, elsewhere a multiple of what must be granted. Empty if there is worse."""
     if any(diff["error"] is None for diff in diffs):
         return ""
     key, form = ("error", "{:.1e}") if rung == "float64" else ("ratio", "{:.2f}x")
@@ -138,8 +138,8 @@ def _table(cases: list[Dict], width: int) -> list[str]:
     rows = [["subject", "reference", "size", "depth", *RUNGS[1:]], *map(_cells, cases)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     spare = width - sum(widths[2:]) - len(widths) + 1
-    widths[0] = min(widths[0], max(spare - widths[1], spare // 3, 1))
-    widths[1] = min(widths[1], max(spare - widths[0], 1))
+    widths[1] = min(widths[1], max(spare - widths[0], spare // 2, 1))
+    widths[0] = min(widths[0], max(spare - widths[1], 1))
     lines = []
     for row in rows:
         names = [_clip(text, size).ljust(size) for text, size in zip(row[:2], widths, strict=False)]

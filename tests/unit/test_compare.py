@@ -272,6 +272,17 @@ def test_the_headline_is_the_block_that_is_wrong_by_itself(name):
     assert result.worst("alone") == result.headline
 
 
+@each_coarse_precision
+def test_a_careless_block_of_the_reference_does_not_excuse_the_next_block(name):
+    def careless(x):
+        return x + x if x.dtype == np.float64 else x + x + x / 8
+
+    candidate = Chain(a=careless, b=lambda x: x * x + x / 8)
+    failures = [(diff.tap, diff.mode) for diff in compared(candidate, name, Chain(a=careless)).failures]
+    assert failures[0] == ("b", "alone")
+    assert ("a", "alone") not in failures
+
+
 @each_precision
 @pytest.mark.parametrize("blocks", ({"d": lambda x: x}, {"b": lambda x: x[..., :6]}, {"c": lambda x: x * np.nan}))
 def test_a_tap_too_many_and_a_shape_and_a_nan_fail_in_a_whole_comparison(name, blocks):

@@ -42,6 +42,11 @@ FC1 = {
     "timm": "blocks.0.mlp.fc1.weight",
     "torchvision": "encoder.layers.encoder_layer_0.mlp.0.weight",
 }
+CONV = {
+    "twin": "patches.conv.weight",
+    "timm": "patch_embed.proj.weight",
+    "torchvision": "conv_proj.weight",
+}
 LAYER = {"twin": "encoder.{}.", "timm": "blocks.{}.", "torchvision": "encoder.layers.encoder_layer_{}."}
 FUSED = {"timm": "blocks.0.attn.qkv.{}", "torchvision": "encoder.layers.encoder_layer_0.self_attention.in_proj_{}"}
 
@@ -109,6 +114,29 @@ def test_a_live_model_holds_the_weights_bit_for_bit(layout, config):
 def test_every_number_is_written_exactly_once(layout, config):
     numbers = np.concatenate([array.ravel() for array in layout.write(unique_weights(config), config).values()])
     np.testing.assert_array_equal(np.sort(numbers), np.arange(numbers.size), strict=False)
+
+
+@each_layout
+def test_a_dense_matrix_is_turned_over(layout):
+    weights = unique_weights(PAPER)
+    foreign = layout.write(weights, PAPER)[FC1[layout.name]]
+    np.testing.assert_array_equal(foreign, weights["encoder/00/mlp/fc1/kernel"].T, strict=True)
+
+
+@each_layout
+def test_a_convolution_has_its_outputs_first_and_its_columns_last(layout):
+    weights = unique_weights(PAPER)
+    foreign = layout.write(weights, PAPER)[CONV[layout.name]]
+    np.testing.assert_array_equal(foreign, weights["patches/conv/kernel"].transpose(3, 2, 0, 1), strict=True)
+
+
+@pytest.mark.parametrize("layout", (TIMM, TORCHVISION), ids=lambda layout: layout.name)
+@pytest.mark.parametrize(("ours", "theirs"), (("kernel", "weight"), ("bias", "bias")))
+def test_a_fused_array_has_queries_then_keys_then_values(layout, ours, theirs):
+    weights = unique_weights(PAPER)
+    foreign = layout.write(weights, PAPER)[FUSED[layout.name].format(theirs)]
+    parts = [weights[f"encoder/00/attention/{part}/{ours}"].T for part in ("query", "key", "value")]
+    np.testing.assert_array_equal(foreign, np.concatenate(parts), strict=True)
 
 
 @each_layout

@@ -183,6 +183,7 @@ def test_attention_dropout_falls_where_the_config_says(place, leaves_zeros):
     params = MultiHeadSelfAttention(config).init(jax.random.key(1), x)["params"]
     params["projection"] = {"kernel": jnp.eye(12), "bias": jnp.zeros(12)}  # the heads' output is seen as it is
     out = MultiHeadSelfAttention(config).apply({"params": params}, x, train=True, rngs={"dropout": jax.random.key(2)})
+    assert not np.array_equal(out, MultiHeadSelfAttention(config).apply({"params": params}, x))
     assert bool((out == 0).any()) is leaves_zeros
 
 
