@@ -14,16 +14,16 @@ DTYPES: dict[str, np.dtype] = {
 
 
 def rounded(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
-    """The nearest values that the precision can hold: what both sides are given, and the truth too."""
+    """The arrays in that precision: what both sides are given, and, widened again, what the truth is computed from."""
     return {name: a.astype(DTYPES[precision], copy=False) for name, a in arrays.items()}
 
 
 def to_torch(a: np.ndarray, device: str) -> torch.Tensor:
     """The same values and dtype in PyTorch, which cannot read NumPy's bfloat16 by itself."""
-    a = np.ascontiguousarray(a)
+    a = np.array(a, order="C")
     if a.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(a.view(np.int16).copy()).view(torch.bfloat16).to(device)
-    return torch.from_numpy(a.copy()).to(device)
+        return torch.from_numpy(a.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(a).to(device)
 
 
 def from_torch(tensor: torch.Tensor) -> np.ndarray:

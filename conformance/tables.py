@@ -83,8 +83,8 @@ def main(arguments: list[str]) -> None:
         case ["record", path]:
             print(record(Path(path)))
         case ["readme"]:
-            path = ROOT / "README.md"
-            path.write_text(readme(path.read_text()))
+            page = ROOT / "README.md"
+            page.write_text(readme(page.read_text()))
         case _:
             sys.exit(__doc__)
 

@@ -8,15 +8,22 @@ from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights, canonical_shapes
 
 
-@functools.lru_cache(maxsize=1)  # the rungs of a case follow one another; the largest dict takes 350 MB
 def random_weights(config: ViTConfig, seed: int) -> Weights:
-    """Random float32 weights of a size that keeps every tap of order one.
+    """Random float32 weights of a size that keeps every tap of order one; the arrays are read-only.
 
     No leaf is constant: zero biases and identical norms, as fresh models have them, hide dropped biases,
     shared norms and swapped layers.
     """
+    return dict(_random_weights(config, seed))
+
+
+@functools.lru_cache(maxsize=1)  # the rungs of a case follow one another; the largest dict takes 350 MB
+def _random_weights(config: ViTConfig, seed: int) -> Weights:
     rng = np.random.default_rng(seed)
-    return {name: _random_leaf(rng, name, shape) for name, shape in canonical_shapes(config).items()}
+    weights = {name: _random_leaf(rng, name, shape) for name, shape in canonical_shapes(config).items()}
+    for leaf in weights.values():
+        leaf.setflags(write=False)
+    return weights
 
 
 def _random_leaf(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -5,6 +5,7 @@ Every choice on which published ViTs differ is a field without a default, so a p
 
 import dataclasses
 import difflib
+import math
 from typing import Any, Literal
 
 
@@ -34,24 +35,30 @@ class ViTConfig:
     attention_dropout_on: Literal["weights", "output"]  # softmax weights, or the heads' output before projection
 
     def __post_init__(self) -> None:
-        sizes = ("channels", "patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim", "num_classes")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
-        if self.embed_dim is not None and self.embed_dim < 1:
-            raise ValueError(f"embed_dim is {self.embed_dim}, but must be at least 1 (or None: no second projection)")
+        self._check_sizes()
         for side, pixels in zip(("height", "width"), self.image_size, strict=True):
-            if pixels < 1 or pixels % self.patch_size:
-                raise ValueError(f"image {side} {pixels} is not a positive multiple of patch_size {self.patch_size}")
+            if pixels % self.patch_size:
+                raise ValueError(f"image {side} {pixels} is not a multiple of patch_size {self.patch_size}")
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by num_heads {self.num_heads}")
-        if not self.norm_epsilon > 0:
-            raise ValueError(f"norm_epsilon is {self.norm_epsilon}, but must be positive")
+        if not 0 < self.norm_epsilon < math.inf:
+            raise ValueError(f"norm_epsilon is {self.norm_epsilon}, but must be positive and finite")
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
         _one_of("activation", self.activation, ("gelu", "gelu_tanh"))
         _one_of("attention_dropout_on", self.attention_dropout_on, ("weights", "output"))
+
+    def _check_sizes(self) -> None:
+        if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
+            raise ValueError(f"image_size is {self.image_size!r}, but must be a tuple (height, width)")
+        sizes = ("channels", "patch_size", "hidden_dim", "num_layers", "num_heads", "mlp_dim", "num_classes")
+        named = {name: getattr(self, name) for name in sizes}
+        named |= dict(zip(("image height", "image width"), self.image_size, strict=True))
+        named |= {} if self.embed_dim is None else {"embed_dim": self.embed_dim}
+        for name, value in named.items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}, but must be a whole number of at least 1")
 
     @property
     def grid(self) -> tuple[int, int]:

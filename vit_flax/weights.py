@@ -8,8 +8,8 @@ filled in or reshaped on the way: a leaf that is missing, unknown or misshapen i
 import functools
 import os
 import re
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -88,35 +88,48 @@ def check_shape(leaf: np.ndarray, shape: tuple[int, ...], what: str) -> None:
 def load(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of a `.npz` or `.safetensors` file, in whatever layout they have.
 
-    Raises `WeightError` naming the file if it is missing, truncated or of another kind.
+    Raises `WeightError` naming the file if it is missing, damaged or of another kind.
     """
     path = Path(path)
+    _check_suffix(path)
     if not path.is_file():
         raise WeightError(f"no weight file {path}")
     try:
         if path.suffix == ".safetensors":
             return safetensors.numpy.load_file(path)
-        if path.suffix == ".npz":
-            # Opened here, since np.load forgets to close a file that it finds damaged.
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return dict(arrays)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        # Opened here, since np.load forgets to close a file that it finds damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name]) for name in arrays}
+    except (OSError, EOFError, TypeError, ValueError, *_DAMAGED) as error:
         raise WeightError(f"cannot read weight file {path}, it is damaged or incomplete: {error}") from error
-    raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")
+
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
 
 
 def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Write arrays to a `.npz` or `.safetensors` file: all of it, or no file at all."""
+    """Write arrays to a `.npz` or `.safetensors` file: all of it, or no file at all.
+
+    Raises `WeightError` naming the file and what it cannot hold.
+    """
     path = Path(path)
-    if path.suffix not in (".npz", ".safetensors"):
-        raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")
-    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
+    _check_suffix(path)
+    if not path.parent.is_dir():
+        raise WeightError(f"cannot write weight file {path}: there is no folder {path.parent}")
+    for name, array in arrays.items():
+        if array.dtype.kind == "O" or (array.dtype.kind == "V" and path.suffix == ".npz"):
+            raise WeightError(f"cannot write weight file {path}: it cannot hold {name!r}, which is {array.dtype}")
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         if path.suffix == ".npz":
             np.savez(partial, **dict[str, Any](arrays))
         else:
-            safetensors.numpy.save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, partial)
+            safetensors.numpy.save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, partial)
         os.replace(partial, path)
     finally:
-        Path(partial).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (".npz", ".safetensors"):
+        raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")

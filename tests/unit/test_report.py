@@ -1,6 +1,7 @@
 """What a run leaves behind: a report in three forms, none of which hides a failure or is left half-written."""
 
 import copy
+import itertools
 import json
 import math
 import re
@@ -187,7 +188,17 @@ def test_summary_fits_and_begins_with_the_headline(example, width):
 def test_summary_gives_each_case_its_worst_numbers():
     table = report.summary(PASSING)[1:4]
     assert table[0].split() == ["subject", "reference", "size", "depth", "float64", "float32", "bfloat16"]
-    assert table[1].split() == ["vit_ti16", "timm:vit_tiny_patch16_224", "224x224", "2", "of", "12", "2.1e-15", "1.15x", "1.15x"]
+    assert table[1].split() == [
+        "vit_ti16",
+        "timm:vit_tiny_patch16_224",
+        "224x224",
+        "2",
+        "of",
+        "12",
+        "2.1e-15",
+        "1.15x",
+        "1.15x",
+    ]
     assert report.summary(FAILING)[3].split()[-3:] == ["FAIL", "blocked", "blocked"]
 
 
@@ -249,7 +260,7 @@ def test_taps_run_left_to_right_inside_the_plot():
 def test_each_decade_has_the_same_height_and_zero_has_its_own():
     scale = chart.axis([1e-15, 2e-3, 0.0])
     heights = [scale.y(0.0)] + [scale.y(10.0**power) for power in range(-15, -1)]
-    steps = {round(low - high, 0) for low, high in zip(heights[:-1], heights[1:], strict=True)}
+    steps = {round(low - high, 0) for low, high in itertools.pairwise(heights)}
     assert len(steps) == 1
     assert (heights[0], heights[-1]) == (chart.BOTTOM, chart.TOP)
     assert scale.ticks()[-1] == (chart.BOTTOM, None)

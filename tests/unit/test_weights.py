@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -162,7 +163,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path, name):
 @pytest.mark.parametrize("before", ({}, {"old": np.ones(3)}), ids=("no file yet", "a file already"))
 def test_an_error_while_writing_leaves_things_as_they_were(tmp_path, monkeypatch, kind, writer, before):
     def fills_the_disk(*args, **arrays):
-        partial = next(path for path in args if isinstance(path, str))
+        partial = next(path for path in args if isinstance(path, Path))
         Path(partial).write_bytes(b"half of it")
         raise OSError("no space left on device")
 
@@ -183,3 +184,30 @@ def test_saving_replaces_the_old_file_and_leaves_no_other(tmp_path, kind):
     save({"new": np.zeros(2)}, path)
     assert list(load(path)) == ["new"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_folder_is_named_and_not_made(tmp_path, kind):
+    with pytest.raises(WeightError, match=f"nowhere/weights{kind}: there is no folder"):
+        save(ARRAYS, tmp_path / "nowhere" / f"weights{kind}")
+
+
+def test_what_a_file_cannot_hold_is_refused_rather_than_changed(tmp_path):
+    with pytest.raises(WeightError, match="cannot hold 'a', which is bfloat16"):
+        save({"a": np.ones(2, ml_dtypes.bfloat16)}, tmp_path / "weights.npz")
+    with pytest.raises(WeightError, match="cannot hold 'a', which is object"):
+        save({"a": np.array([None])}, tmp_path / "weights.npz")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_single_number_keeps_its_shape(tmp_path, kind):
+    save({"a": np.array(1.0)}, tmp_path / f"weights{kind}")
+    assert load(tmp_path / f"weights{kind}")["a"].shape == ()
+
+
+def test_an_array_file_under_another_name_is_refused(tmp_path):
+    with (tmp_path / "weights.npz").open("wb") as file:
+        np.save(file, np.ones(3))
+    with pytest.raises(WeightError, match=r"cannot read weight file .*weights\.npz"):
+        load(tmp_path / "weights.npz")
