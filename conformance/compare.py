@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -79,13 +80,16 @@ def compare(
 ) -> Comparison:
     """Run both sides on the same weights and images, free and alone, and judge every tap."""
     weights, images = rounded(weights, precision), rounded({"images": images}, precision)["images"]
-    theirs = reference.taps(weights, images)
-    ours = {"free": candidate.taps(weights, images), "alone": candidate.taps(weights, images, given=theirs)}
-    truth = {"free": theirs, "alone": theirs}
-    if precision != "float64":
-        wide, wide_images = rounded(weights, "float64"), images.astype(np.float64)
-        truth["free"] = reference.taps(wide, wide_images)
-        truth["alone"] = reference.taps(wide, wide_images, given=rounded(theirs, "float64"))
+    with ThreadPoolExecutor(max_workers=1) as beside:  # the candidate compiles while the reference computes
+        free = beside.submit(candidate.taps, weights, images)
+        theirs = reference.taps(weights, images)
+        alone = beside.submit(candidate.taps, weights, images, given=theirs)
+        truth = {"free": theirs, "alone": theirs}
+        if precision != "float64":
+            wide, wide_images = rounded(weights, "float64"), images.astype(np.float64)
+            truth["free"] = reference.taps(wide, wide_images)
+            truth["alone"] = reference.taps(wide, wide_images, given=rounded(theirs, "float64"))
+        ours = {"free": free.result(), "alone": alone.result()}
     diffs = [
         measure(tap, mode, ours[mode].get(tap), theirs.get(tap), truth[mode].get(tap), precision, terms(config, tap))
         for tap in [*theirs, *(tap for tap in ours["free"] if tap not in theirs)]

@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import math
+import os
 import platform
 from typing import Any
 
@@ -29,7 +30,7 @@ def as_report(ladder: Ladder) -> dict[str, Any]:
         "verdict": verdict,
         "headline": _headline(ladder),
         "environment": _environment(),
-        "images": {"source": ladder.images(first).source, "count": max(case.batch_size for case in ladder.outcomes)},
+        "images": {"source": ladder.images(first).source},
         "limits": {"float64": tolerances.FLOAT64, "rounding_factor": tolerances.ROUNDING_FACTOR},
         "cases": [_case(case, outcomes, ladder.seed) for case, outcomes in ladder.outcomes.items()],
     }
@@ -47,7 +48,7 @@ def _headline(ladder: Ladder) -> str:
         if outcome.status == "fail"
     ]
     if not failed:
-        return f"{ladder.name} is the same model as its reference in {_count(len(ladder.outcomes), 'case')}"
+        return f"{ladder.name} is the same model as its references in {_count(len(ladder.outcomes), 'case')}"
     case, rung, outcome = failed[0]
     cases = _count(len({case for case, _, _ in failed}), "case")
     return f"{ladder.name} differs in {cases}; first {case} at {rung}: {outcome.headline}"
@@ -62,6 +63,7 @@ def _case(case: Case, outcomes: dict[Rung, Outcome], seed: int) -> dict[str, Any
         "id": str(case),
         "subject": case.subject,
         "reference": case.reference,
+        "batch_size": case.batch_size,
         "image_size": list(case.config.image_size),
         "num_layers": case.config.num_layers,
         "full_depth": preset(case.subject).num_layers,
@@ -97,10 +99,11 @@ def _diff(diff: Diff) -> dict[str, Any]:
 
 def _environment() -> dict[str, Any]:
     device = jax.devices()[0]
+    kind = f"{os.cpu_count()} cores, {platform.machine()}" if device.platform == "cpu" else device.device_kind
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": f"{device.platform} ({device.device_kind})",
+        "device": f"{device.platform} ({kind})",
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "matmul": probe_matmul("cuda" if torch.cuda.is_available() else "cpu"),
     }

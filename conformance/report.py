@@ -59,7 +59,7 @@ def summary(report: Dict, width: int = 80) -> list[str]:
         *_table(report["cases"], width),
         *(line for case in failing for line in _findings(case, width)),
         *_wrap(f"target  {report['target']}", width, rest=8),
-        *_wrap(f"images  {report['images']['count']} of {report['images']['source']}", width, rest=8),
+        *_wrap(f"images  {report['images']['source']}", width, rest=8),
         *_wrap(f"device  {env['device']}, python {env['python']}, {versions}", width, rest=8),
     ]
     return [line[:width] for line in lines]

@@ -48,14 +48,14 @@ def newest() -> dict[str, Any]:
 def conformance_table(run: dict[str, Any]) -> str:
     """Markdown: a row per case, and under it what was run on what."""
     rows = [
-        "| subject | against | image | layers | float64 error | float32 error ratio | bfloat16 error ratio |",
+        "| subject | against | images | layers | float64 error | float32 error ratio | bfloat16 error ratio |",
         "|---|---|---|---|---|---|---|",
     ]
     for case in run["cases"]:
         figures = {
             rung["rung"]: rung["worst"] if rung["status"] == "pass" else rung["status"] for rung in case["rungs"]
         }
-        size = "×".join(map(str, case["image_size"]))
+        size = "×".join(map(str, (case["batch_size"], *case["image_size"])))
         cells = [case["subject"], case["reference"], size, depth(case), *(figures[p] for p in PRECISIONS)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", _conditions(run)])

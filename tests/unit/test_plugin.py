@@ -35,7 +35,7 @@ def test_sound_target_passes_and_leaves_a_report(tmp_path):
     assert session.returncode == 0, session.stdout
     assert report["verdict"] == "pass"
     assert [rung["status"] for rung in report["cases"][0]["rungs"]] == ["pass"] * 4
-    assert "PASS  vit_flax is the same model as its reference in 1 case" in session.stdout
+    assert "PASS  vit_flax is the same model as its references in 1 case" in session.stdout
     assert (tmp_path / "report.html").is_file()
 
 

@@ -62,6 +62,7 @@ def make_case(*, subject="vit_ti16", reference="timm:vit_tiny_patch16_224", num_
         "reference": reference,
         "image_size": [224, 224],
         "num_layers": num_layers,
+        "batch_size": 2,
         "full_depth": 12,
         "seed": 0,
         "rungs": rungs,
@@ -83,7 +84,7 @@ def make_report(*cases):
             "packages": VERSIONS,
             "matmul": {"jax float32": 1.1e-7, "torch float32": 3e-4},
         },
-        "images": {"source": "CIFAR-10 (JPEG-75 copy)", "count": 2},
+        "images": {"source": "CIFAR-10 (JPEG-75 copy)"},
         "limits": {"float64": 1e-12, "rounding_factor": 3.0},
         "cases": list(cases),
     }
