@@ -1,7 +1,6 @@
 """What is compared with what: the references by name, and the cases of the main job."""
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import torch
 
 from conformance import sides
-from vit_flax.config import PRESETS, ViTConfig, preset
+from vit_flax.config import PRESETS, ViTConfig, one_of, preset
 
 # Reference name -> the preset it must equal.
 REFERENCES = {f"twin:{name}": name for name in PRESETS} | {
@@ -37,10 +36,7 @@ class Case:
     num_layers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.reference not in REFERENCES:
-            near = difflib.get_close_matches(self.reference, REFERENCES, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(REFERENCES)}"
-            raise ValueError(f"unknown reference {self.reference!r}: {hint}")
+        one_of("reference", self.reference, REFERENCES)
 
     @property
     def subject(self) -> str:

@@ -5,7 +5,6 @@ planted in any implementation: dropping a bias and zeroing it are the same funct
 """
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ import numpy as np
 from einops import rearrange
 
 from conformance.sides import Side, Taps
-from vit_flax.config import ViTConfig
+from vit_flax.config import ViTConfig, one_of
 from vit_flax.weights import Weights, canonical_shapes
 
 Target = Callable[[ViTConfig], Side]
@@ -146,10 +145,6 @@ FAULTS = (
 
 def fault_named(name: str) -> Fault:
     """The fault of that name. Raises `ValueError`, listing the near names, if there is none."""
-    for fault in FAULTS:
-        if fault.name == name:
-            return fault
-    names = [fault.name for fault in FAULTS]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"choose from {', '.join(map(repr, names))}"
-    raise ValueError(f"unknown fault {name!r}: {hint}")
+    by_name = {fault.name: fault for fault in FAULTS}
+    one_of("fault", name, by_name)
+    return by_name[name]

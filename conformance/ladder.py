@@ -85,7 +85,7 @@ class Ladder:
         reference.load(weights)
         returned = read_from(reference.state, reference.layout, case.config)
         changed = [name for name, leaf in weights.items() if returned[name].tobytes() != leaf.tobytes()]
-        return (f"{len(changed)} leaves came back changed, first {changed[0]!r}" if changed else None), ()
+        return (f"{len(changed)} of the leaves came back changed, first {changed[0]!r}" if changed else None), ()
 
     def _forward(self, case: Case, rung: Rung) -> tuple[str | None, tuple[Diff, ...]]:
         comparison = self.compare(case, rung)

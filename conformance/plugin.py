@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # For PyTorch, before it is imported: with more, a busy machine makes it slower by an order of magnitude.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.option.gpu:
         _require_gpu()
     else:
@@ -101,14 +103,9 @@ def _build_ladder(options: Any) -> "Ladder":
 
 
 @pytest.fixture(scope="session")
-def ladder(pytestconfig: pytest.Config) -> Iterator["Ladder"]:
+def ladder(pytestconfig: pytest.Config) -> "Ladder":
     """The session's ladder: the chosen target against the chosen references."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # with more, a busy machine makes PyTorch slower by an order of magnitude
-    yield _ladder(pytestconfig)
-    torch.set_num_threads(threads)
+    return _ladder(pytestconfig)
 
 
 @pytest.fixture

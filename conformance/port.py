@@ -4,47 +4,29 @@ from torch import nn
 
 from conformance.precision import from_torch, to_torch
 from vit_flax.config import ViTConfig
-from vit_flax.layouts import CONV, DENSE, TIMM, TOKENS, TORCHVISION, VECTOR, Layout, Rule
+from vit_flax.layouts import CONV, TOKENS, Layout, Rule, dense, norm
 from vit_flax.weights import Weights
-
-
-def _pair(foreign: str, canonical: str) -> tuple[Rule, Rule]:
-    return (
-        Rule(f"{foreign}.weight", f"{canonical}/kernel", DENSE),
-        Rule(f"{foreign}.bias", f"{canonical}/bias", VECTOR),
-    )
-
-
-def _norm(foreign: str, canonical: str) -> tuple[Rule, Rule]:
-    return (
-        Rule(f"{foreign}.weight", f"{canonical}/scale", VECTOR),
-        Rule(f"{foreign}.bias", f"{canonical}/bias", VECTOR),
-    )
-
 
 # reference/model.py
 TWIN = Layout(
     "twin",
     (
-        Rule("patches.conv.weight", "patches/conv/kernel", CONV),
-        Rule("patches.conv.bias", "patches/conv/bias", VECTOR),
+        *dense("patches.conv", "patches/conv", CONV),
+        *dense("embedding.projection", "embedding/projection"),
         Rule("embedding.cls_token", "embedding/cls_token", TOKENS),
         Rule("embedding.position_embedding", "embedding/position_embedding", TOKENS),
-        *_pair("embedding.projection", "embedding/projection"),
-        *_norm("encoder.{i}.norm1", "encoder/{i:02}/norm1"),
-        *_pair("encoder.{i}.attention.query", "encoder/{i:02}/attention/query"),
-        *_pair("encoder.{i}.attention.key", "encoder/{i:02}/attention/key"),
-        *_pair("encoder.{i}.attention.value", "encoder/{i:02}/attention/value"),
-        *_pair("encoder.{i}.attention.projection", "encoder/{i:02}/attention/projection"),
-        *_norm("encoder.{i}.norm2", "encoder/{i:02}/norm2"),
-        *_pair("encoder.{i}.mlp.fc1", "encoder/{i:02}/mlp/fc1"),
-        *_pair("encoder.{i}.mlp.fc2", "encoder/{i:02}/mlp/fc2"),
-        *_norm("norm", "norm"),
-        *_pair("head", "head"),
+        *norm("encoder.{i}.norm1", "encoder/{i:02}/norm1"),
+        *dense("encoder.{i}.attention.query", "encoder/{i:02}/attention/query"),
+        *dense("encoder.{i}.attention.key", "encoder/{i:02}/attention/key"),
+        *dense("encoder.{i}.attention.value", "encoder/{i:02}/attention/value"),
+        *dense("encoder.{i}.attention.projection", "encoder/{i:02}/attention/projection"),
+        *norm("encoder.{i}.norm2", "encoder/{i:02}/norm2"),
+        *dense("encoder.{i}.mlp.fc1", "encoder/{i:02}/mlp/fc1"),
+        *dense("encoder.{i}.mlp.fc2", "encoder/{i:02}/mlp/fc2"),
+        *norm("norm", "norm"),
+        *dense("head", "head"),
     ),
 )
-
-LAYOUTS = {layout.name: layout for layout in (TWIN, TIMM, TORCHVISION)}
 
 
 def load_into(model: nn.Module, weights: Weights, layout: Layout, config: ViTConfig) -> None:

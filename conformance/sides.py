@@ -23,7 +23,7 @@ import reference.model
 from conformance import port
 from conformance.precision import from_torch, to_torch
 from vit_flax.config import ViTConfig
-from vit_flax.layouts import Layout
+from vit_flax.layouts import TIMM, TORCHVISION, Layout
 from vit_flax.model import ViT
 from vit_flax.weights import Weights, to_params
 
@@ -97,7 +97,7 @@ def timm(architecture: str, config: ViTConfig, device: str) -> TorchSide:
 
     sizes = {"img_size": config.image_size, "depth": config.num_layers, "num_classes": config.num_classes}
     hooked = timm_vit(architecture, **sizes)
-    return TorchSide(hooked, hooked.model, port.TIMM, config, device)
+    return TorchSide(hooked, hooked.model, TIMM, config, device)
 
 
 def torchvision(architecture: str, config: ViTConfig, device: str) -> TorchSide:
@@ -108,4 +108,4 @@ def torchvision(architecture: str, config: ViTConfig, device: str) -> TorchSide:
         raise ValueError(f"torchvision's VisionTransformer takes square images only, not {height}x{width}")
     sizes = {"image_size": height, "num_layers": config.num_layers, "num_classes": config.num_classes}
     hooked = torchvision_vit(architecture, **sizes)
-    return TorchSide(hooked, hooked.model, port.TORCHVISION, config, device)
+    return TorchSide(hooked, hooked.model, TORCHVISION, config, device)

@@ -6,6 +6,7 @@ Every choice on which published ViTs differ is a field without a default, so a p
 import dataclasses
 import difflib
 import math
+from collections.abc import Collection
 from typing import Any, Literal
 
 
@@ -46,8 +47,8 @@ class ViTConfig:
         for name in ("dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
-        _one_of("activation", self.activation, ("gelu", "gelu_tanh"))
-        _one_of("attention_dropout_on", self.attention_dropout_on, ("weights", "output"))
+        one_of("activation", self.activation, ("gelu", "gelu_tanh"))
+        one_of("attention_dropout_on", self.attention_dropout_on, ("weights", "output"))
 
     def _check_sizes(self) -> None:
         if not isinstance(self.image_size, tuple) or len(self.image_size) != 2:
@@ -86,11 +87,12 @@ class ViTConfig:
 
 def preset(name: str) -> ViTConfig:
     """The preset of that name. Raises `ValueError`, listing the near names, if there is none."""
-    _one_of("preset", name, tuple(PRESETS))
+    one_of("preset", name, PRESETS)
     return PRESETS[name]
 
 
-def _one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
+def one_of(what: str, value: str, allowed: Collection[str]) -> None:
+    """Raise `ValueError`, listing the near names, unless the value is allowed."""
     if value not in allowed:
         near = difflib.get_close_matches(str(value), allowed, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(allowed)}"

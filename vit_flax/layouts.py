@@ -125,63 +125,60 @@ def read_any(arrays: Mapping[str, np.ndarray], config: ViTConfig, what: str) -> 
         raise WeightError(f"{what}: {error}") from error
 
 
-def _qkv(kind: str) -> tuple[str, ...]:
-    return tuple(f"encoder/{{i:02}}/attention/{part}/{kind}" for part in ("query", "key", "value"))
+def dense(foreign: str, canonical: str, pattern: str = DENSE) -> tuple[Rule, Rule]:
+    """A dense layer or convolution, PyTorch's `weight` and `bias` against Flax's `kernel` and `bias`."""
+    weight = Rule(f"{foreign}.weight", f"{canonical}/kernel", pattern)
+    return weight, Rule(f"{foreign}.bias", f"{canonical}/bias", VECTOR)
+
+
+def norm(foreign: str, canonical: str) -> tuple[Rule, Rule]:
+    """A LayerNorm, PyTorch's `weight` and `bias` against Flax's `scale` and `bias`."""
+    return Rule(f"{foreign}.weight", f"{canonical}/scale", VECTOR), Rule(f"{foreign}.bias", f"{canonical}/bias", VECTOR)
+
+
+def fused_qkv(foreign: str, canonical: str) -> tuple[Rule, Rule]:
+    """Query, key and value in one matrix; `foreign` ends where `weight` and `bias` begin."""
+    kernels, biases = (
+        tuple(f"{canonical}/{part}/{kind}" for part in ("query", "key", "value")) for kind in ("kernel", "bias")
+    )
+    return Rule(f"{foreign}weight", kernels, FUSED_DENSE), Rule(f"{foreign}bias", biases, FUSED_VECTOR)
 
 
 # pytorch-image-models, timm/models/vision_transformer.py, class VisionTransformer.
 TIMM = Layout(
     "timm",
     (
+        *dense("patch_embed.proj", "patches/conv", CONV),
         Rule("cls_token", "embedding/cls_token", TOKENS),
         Rule("pos_embed", "embedding/position_embedding", TOKENS),
-        Rule("patch_embed.proj.weight", "patches/conv/kernel", CONV),
-        Rule("patch_embed.proj.bias", "patches/conv/bias", VECTOR),
-        Rule("blocks.{i}.norm1.weight", "encoder/{i:02}/norm1/scale", VECTOR),
-        Rule("blocks.{i}.norm1.bias", "encoder/{i:02}/norm1/bias", VECTOR),
-        Rule("blocks.{i}.attn.qkv.weight", _qkv("kernel"), FUSED_DENSE),
-        Rule("blocks.{i}.attn.qkv.bias", _qkv("bias"), FUSED_VECTOR),
-        Rule("blocks.{i}.attn.proj.weight", "encoder/{i:02}/attention/projection/kernel", DENSE),
-        Rule("blocks.{i}.attn.proj.bias", "encoder/{i:02}/attention/projection/bias", VECTOR),
-        Rule("blocks.{i}.norm2.weight", "encoder/{i:02}/norm2/scale", VECTOR),
-        Rule("blocks.{i}.norm2.bias", "encoder/{i:02}/norm2/bias", VECTOR),
-        Rule("blocks.{i}.mlp.fc1.weight", "encoder/{i:02}/mlp/fc1/kernel", DENSE),
-        Rule("blocks.{i}.mlp.fc1.bias", "encoder/{i:02}/mlp/fc1/bias", VECTOR),
-        Rule("blocks.{i}.mlp.fc2.weight", "encoder/{i:02}/mlp/fc2/kernel", DENSE),
-        Rule("blocks.{i}.mlp.fc2.bias", "encoder/{i:02}/mlp/fc2/bias", VECTOR),
-        Rule("norm.weight", "norm/scale", VECTOR),
-        Rule("norm.bias", "norm/bias", VECTOR),
-        Rule("head.weight", "head/kernel", DENSE),
-        Rule("head.bias", "head/bias", VECTOR),
+        *norm("blocks.{i}.norm1", "encoder/{i:02}/norm1"),
+        *fused_qkv("blocks.{i}.attn.qkv.", "encoder/{i:02}/attention"),
+        *dense("blocks.{i}.attn.proj", "encoder/{i:02}/attention/projection"),
+        *norm("blocks.{i}.norm2", "encoder/{i:02}/norm2"),
+        *dense("blocks.{i}.mlp.fc1", "encoder/{i:02}/mlp/fc1"),
+        *dense("blocks.{i}.mlp.fc2", "encoder/{i:02}/mlp/fc2"),
+        *norm("norm", "norm"),
+        *dense("head", "head"),
     ),
 )
 
-_TV = "encoder.layers.encoder_layer_{i}"
+_LAYER = "encoder.layers.encoder_layer_{i}"
 
 # torchvision, torchvision/models/vision_transformer.py, class VisionTransformer.
 TORCHVISION = Layout(
     "torchvision",
     (
+        *dense("conv_proj", "patches/conv", CONV),
         Rule("class_token", "embedding/cls_token", TOKENS),
         Rule("encoder.pos_embedding", "embedding/position_embedding", TOKENS),
-        Rule("conv_proj.weight", "patches/conv/kernel", CONV),
-        Rule("conv_proj.bias", "patches/conv/bias", VECTOR),
-        Rule(f"{_TV}.ln_1.weight", "encoder/{i:02}/norm1/scale", VECTOR),
-        Rule(f"{_TV}.ln_1.bias", "encoder/{i:02}/norm1/bias", VECTOR),
-        Rule(f"{_TV}.self_attention.in_proj_weight", _qkv("kernel"), FUSED_DENSE),
-        Rule(f"{_TV}.self_attention.in_proj_bias", _qkv("bias"), FUSED_VECTOR),
-        Rule(f"{_TV}.self_attention.out_proj.weight", "encoder/{i:02}/attention/projection/kernel", DENSE),
-        Rule(f"{_TV}.self_attention.out_proj.bias", "encoder/{i:02}/attention/projection/bias", VECTOR),
-        Rule(f"{_TV}.ln_2.weight", "encoder/{i:02}/norm2/scale", VECTOR),
-        Rule(f"{_TV}.ln_2.bias", "encoder/{i:02}/norm2/bias", VECTOR),
-        Rule(f"{_TV}.mlp.0.weight", "encoder/{i:02}/mlp/fc1/kernel", DENSE),
-        Rule(f"{_TV}.mlp.0.bias", "encoder/{i:02}/mlp/fc1/bias", VECTOR),
-        Rule(f"{_TV}.mlp.3.weight", "encoder/{i:02}/mlp/fc2/kernel", DENSE),
-        Rule(f"{_TV}.mlp.3.bias", "encoder/{i:02}/mlp/fc2/bias", VECTOR),
-        Rule("encoder.ln.weight", "norm/scale", VECTOR),
-        Rule("encoder.ln.bias", "norm/bias", VECTOR),
-        Rule("heads.head.weight", "head/kernel", DENSE),
-        Rule("heads.head.bias", "head/bias", VECTOR),
+        *norm(f"{_LAYER}.ln_1", "encoder/{i:02}/norm1"),
+        *fused_qkv(f"{_LAYER}.self_attention.in_proj_", "encoder/{i:02}/attention"),
+        *dense(f"{_LAYER}.self_attention.out_proj", "encoder/{i:02}/attention/projection"),
+        *norm(f"{_LAYER}.ln_2", "encoder/{i:02}/norm2"),
+        *dense(f"{_LAYER}.mlp.0", "encoder/{i:02}/mlp/fc1"),
+        *dense(f"{_LAYER}.mlp.3", "encoder/{i:02}/mlp/fc2"),
+        *norm("encoder.ln", "norm"),
+        *dense("heads.head", "head"),
     ),
 )
 

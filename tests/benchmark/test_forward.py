@@ -3,6 +3,8 @@
 No number is kept for a model that has not just been shown to be the same in this very precision.
 """
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -20,6 +22,14 @@ CASES = (Case("twin:article"), Case("twin:article-p4"), Case("twin:vit_ti16", nu
 BATCH_SIZE = 32
 
 pytestmark = pytest.mark.benchmark
+
+
+@pytest.fixture(autouse=True)
+def all_cores():
+    """The test session pins PyTorch to one thread; a fair race has them all."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

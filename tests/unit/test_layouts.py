@@ -11,7 +11,7 @@ import pytest
 
 import reference.config
 import reference.model
-from conformance.port import LAYOUTS, TWIN, load_into, read_from
+from conformance.port import TWIN, load_into, read_from
 from conformance.weights import unique_weights
 from reference.third_party import timm_vit, torchvision_vit
 from vit_flax.config import preset
@@ -34,6 +34,7 @@ PLACES = (
 IDS = [f"{layout.name}-{i}" for i, (layout, _) in enumerate(PLACES)]
 RESHAPES = {"short": lambda a: a[:-1], "flat": lambda a: a.ravel(), "deep": lambda a: a[None]}
 each_place = pytest.mark.parametrize(("layout", "config"), PLACES, ids=IDS)
+LAYOUTS = {layout.name: layout for layout in (TWIN, TIMM, TORCHVISION)}
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 # A square matrix and the prefixes of two layers, in each layout.

@@ -88,7 +88,7 @@ BAD_INPUT = (
     (["--target", "no_such_package.model:build"], "there is no module 'no_such_package'"),
     (["--target", "json:no_such_factory"], "module 'json' has no factory 'no_such_factory'"),
     (["--target", "json"], "is not of the form pkg.module:factory"),
-    (["--plant", "the other GLU"], "did you mean 'the other GELU'"),
+    (["--plant", "the other GLU"], "did you mean the other GELU"),
     (["--data", "no/such/folder"], "no/such/folder does not exist"),
     (["--data", "empty"], "empty holds no images"),
     (["--weights", "w.npz"], "name the one --reference"),
