@@ -5,9 +5,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 from conformance import sides
+from conformance.precision import torch_device
 from vit_flax.config import PRESETS, ViTConfig, one_of, preset
 
 # Reference name -> the preset it must equal.
@@ -57,8 +56,7 @@ class Case:
 
     def build_reference(self) -> sides.TorchSide:
         source, architecture = self.reference.split(":")
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        return _BUILDERS[source](architecture, self.config, device)
+        return _BUILDERS[source](architecture, self.config, torch_device())
 
     def __str__(self) -> str:
         c = self.config

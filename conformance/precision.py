@@ -18,6 +18,11 @@ def rounded(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarr
     return {name: a.astype(DTYPES[precision], copy=False) for name, a in arrays.items()}
 
 
+def torch_device() -> str:
+    """Where PyTorch runs: on a GPU if JAX does too, so that one option moves both sides."""
+    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+
+
 def to_torch(a: np.ndarray, device: str) -> torch.Tensor:
     """The same values and dtype in PyTorch, which cannot read NumPy's bfloat16 by itself."""
     a = np.array(a, order="C")
@@ -37,7 +42,7 @@ def from_torch(tensor: torch.Tensor) -> np.ndarray:
 def probe_matmul(device: str) -> dict[str, float]:
     """Relative error of a 256-term matrix product in float32, each side as the suite runs it.
 
-    About 1e-7 is float32; about 3e-4 means TF32, about 3e-3 bfloat16, whatever the settings claim.
+    A few 1e-7 is float32; a few 1e-4 means TF32, a few 1e-3 bfloat16, whatever the settings claim.
     """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256), dtype=np.float32) for _ in range(2))

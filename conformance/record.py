@@ -8,13 +8,12 @@ import platform
 from typing import Any
 
 import jax
-import torch
 
 from conformance import tolerances
 from conformance.cases import Case
 from conformance.compare import Diff
 from conformance.ladder import Ladder, Outcome, Rung
-from conformance.precision import probe_matmul
+from conformance.precision import probe_matmul, torch_device
 from vit_flax.config import preset
 
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchvision", "timm", "numpy")
@@ -105,5 +104,5 @@ def _environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform} ({kind})",
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "matmul": probe_matmul("cuda" if torch.cuda.is_available() else "cpu"),
+        "matmul": probe_matmul(torch_device()),
     }

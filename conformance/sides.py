@@ -3,9 +3,10 @@
     taps = side.taps(weights, images, given=None)
 
 `weights` is the canonical dict, `images` is NHWC, and the dtype of both is the precision to compute in. The
-result holds every tap in data order, as NumPy arrays. `given` holds values from elsewhere: the side
-records what it computed at a tap, then goes on with the given value instead. So one pass with the
-reference's taps as `given` runs every block *alone*, on the reference's input.
+result holds every tap by name, as NumPy arrays of that dtype; the reference's are in data order, a candidate's
+need not be. `given` holds values from elsewhere: the side records what it computed at a tap, then goes on with
+the given value instead. So one pass with the reference's taps as `given` runs every block *alone*, on the
+reference's input.
 """
 
 import dataclasses

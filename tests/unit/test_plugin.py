@@ -10,6 +10,9 @@ import pytest
 
 import conformance.ladder  # noqa: F401  pytester forgets what a session imports, and torch cannot be imported twice
 from conformance.plugin import pytest_report_teststatus
+from conformance.weights import random_weights
+from vit_flax import preset
+from vit_flax.weights import save
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,6 +73,15 @@ def test_foreign_target_is_judged_by_the_same_suite(run_suite, tmp_path, monkeyp
     assert session.ret == pytest.ExitCode.TESTS_FAILED
     assert "mine:Scaled differs in 1 case" in session.stdout.str()
     assert "logits alone: off by 1.0e+00 of its scale" in session.stdout.str()
+
+
+def test_weights_of_ones_own_are_compared_instead_of_random_ones(run_suite, tmp_path):
+    save(random_weights(preset("article"), seed=5), tmp_path / "mine.safetensors")
+
+    session = run_suite("--weights", str(tmp_path / "mine.safetensors"), "-k", "weights or float64")
+
+    assert session.ret == pytest.ExitCode.OK
+    assert "PASS  vit_flax is the same model" in session.stdout.str()
 
 
 def test_crash_is_reported_as_a_crash_and_not_as_a_difference(run_suite, tmp_path, monkeypatch):
