@@ -15,9 +15,7 @@ from conformance.sides import FlaxSide
 # Small and not square; between them they have every part that a fault can be planted in.
 CASES = (
     Case("twin:article", image_size=(32, 48), num_layers=3),
-    Case("twin:vit_ti16", image_size=(32, 48), num_layers=3),
     Case("timm:vit_tiny_patch16_224", image_size=(32, 48), num_layers=3),
-    Case("torchvision:vit_b_32", image_size=(64, 64), num_layers=2),
 )
 PLANTS = [(case, fault) for case in CASES for fault in FAULTS if fault.applies(case.config)]
 
