@@ -242,7 +242,7 @@ class Chain:
     """Three blocks, each a function of the one before it; what is given at a tap goes on instead."""
 
     def __init__(self, **blocks):
-        self.blocks = {"a": lambda x: x + x, "b": lambda x: x * x, "c": lambda x: x - 1} | blocks
+        self.blocks = {"a": lambda x: x + x, "b": lambda x: x * x, "c": lambda x: x - x.dtype.type(1)} | blocks
 
     def taps(self, weights, images, given=None):
         taps, x = {}, images
@@ -284,7 +284,7 @@ def test_a_careless_block_of_the_reference_does_not_excuse_the_next_block(name):
 
 
 @each_precision
-@pytest.mark.parametrize("blocks", ({"d": lambda x: x}, {"b": lambda x: x[..., :6]}, {"c": lambda x: x * np.nan}))
+@pytest.mark.parametrize("blocks", ({"d": lambda x: x}, {"b": lambda x: x[..., :6]}, {"c": lambda x: x * x.dtype.type(np.nan)}))
 def test_a_tap_too_many_and_a_shape_and_a_nan_fail_in_a_whole_comparison(name, blocks):
     (broken,) = blocks
     assert broken in {diff.tap for diff in compared(Chain(**blocks), name).failures}
