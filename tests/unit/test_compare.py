@@ -266,7 +266,7 @@ def test_equal_sides_have_no_headline(name):
 
 @each_precision
 def test_the_headline_is_the_block_that_is_wrong_by_itself(name):
-    result = compared(Chain(b=lambda x: x * x + 1), name)
+    result = compared(Chain(b=lambda x: x * x + x.dtype.type(1)), name)
     assert [(diff.tap, diff.mode) for diff in result.failures] == [("b", "alone"), ("b", "free"), ("c", "free")]
     assert result.headline == result.failures[0]
     assert result.worst("alone") == result.headline
@@ -275,16 +275,18 @@ def test_the_headline_is_the_block_that_is_wrong_by_itself(name):
 @each_coarse_precision
 def test_a_careless_block_of_the_reference_does_not_excuse_the_next_block(name):
     def careless(x):
-        return x + x if x.dtype == np.float64 else x + x + x / 8
+        return x + x if x.dtype == np.float64 else x + x + x / x.dtype.type(8)
 
-    candidate = Chain(a=careless, b=lambda x: x * x + x / 8)
+    candidate = Chain(a=careless, b=lambda x: x * x + x / x.dtype.type(8))
     failures = [(diff.tap, diff.mode) for diff in compared(candidate, name, Chain(a=careless)).failures]
     assert failures[0] == ("b", "alone")
     assert ("a", "alone") not in failures
 
 
 @each_precision
-@pytest.mark.parametrize("blocks", ({"d": lambda x: x}, {"b": lambda x: x[..., :6]}, {"c": lambda x: x * x.dtype.type(np.nan)}))
+@pytest.mark.parametrize(
+    "blocks", ({"d": lambda x: x}, {"b": lambda x: x[..., :6]}, {"c": lambda x: x * x.dtype.type(np.nan)})
+)
 def test_a_tap_too_many_and_a_shape_and_a_nan_fail_in_a_whole_comparison(name, blocks):
     (broken,) = blocks
     assert broken in {diff.tap for diff in compared(Chain(**blocks), name).failures}
