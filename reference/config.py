@@ -26,3 +26,4 @@ class ViTConfig:
     dropout: float
     attention_dropout: float
     attention_dropout_on: Literal["weights", "output"]
+    drop_path: float  # the last layer's; 0 at the first

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -143,8 +144,26 @@ class MLP(nn.Module):
         return self.dropout(self.fc2(x))
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): training drops the whole branch of an image, and scales up what it keeps."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        if self.rate == 0 or not self.training:
+            return branch
+        keep = 1 - self.rate
+        kept = branch.new_empty(branch.shape[0], 1, 1).bernoulli_(keep)  # one draw for all tokens and features
+        return branch * kept / keep
+
+
 class TransformerEncoder(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)) (eq. 2 and 3)."""
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)) (eq. 2 and 3).
+
+    `drop_path` comes with the call, since layers that share their weights still have rates of their own.
+    """
 
     def __init__(self, config: ViTConfig) -> None:
         super().__init__()
@@ -155,10 +174,10 @@ class TransformerEncoder(nn.Module):
         self.attention = MultiHeadSelfAttention(config)
         self.mlp = MLP(config)
 
-    def forward(self, x: Float[Tensor, "B T D"], tap: Tap = untapped) -> Float[Tensor, "B T D"]:
+    def forward(self, x: Float[Tensor, "B T D"], drop_path: DropPath, tap: Tap = untapped) -> Float[Tensor, "B T D"]:
         norm2 = self.norm1 if self.share_norm else self.norm2
-        x = x + tap("attention", self.attention(self.norm1(x)))
-        x = x + tap("mlp", self.mlp(norm2(x)))
+        x = x + drop_path(tap("attention", self.attention(self.norm1(x))))
+        x = x + drop_path(tap("mlp", self.mlp(norm2(x))))
         return x
 
 
@@ -172,6 +191,8 @@ class ViT(nn.Module):
         self.patches = Patches(c)
         self.embedding = PatchEncoder(c)
         self.dropout = nn.Dropout(c.dropout)
+        rates = np.linspace(0, c.drop_path, c.num_layers).tolist()
+        self.drop_paths = nn.ModuleList(DropPath(rate) for rate in rates)
         self.encoder = nn.ModuleList(TransformerEncoder(c) for _ in range(1 if c.share_layers else c.num_layers))
         if c.final_norm:
             self.norm = layer_norm(c)
@@ -182,7 +203,8 @@ class ViT(nn.Module):
         x = tap("embedding", self.dropout(self.embedding(x)))
         for i in range(self.config.num_layers):
             layer = self.encoder[i % len(self.encoder)]
-            x = tap(f"encoder/{i:02}", layer(x, tap=within(f"encoder/{i:02}", tap)))
+            drop_path, inside = self.drop_paths[i], within(f"encoder/{i:02}", tap)
+            x = tap(f"encoder/{i:02}", layer(x, drop_path, tap=inside))
         if self.config.final_norm:
             x = tap("norm", self.norm(x))
         return tap("logits", self.head(x[:, 0]))

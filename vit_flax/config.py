@@ -34,6 +34,7 @@ class ViTConfig:
     dropout: float  # after the embedding, the attention projection and both MLP layers
     attention_dropout: float
     attention_dropout_on: Literal["weights", "output"]  # softmax weights, or the heads' output before projection
+    drop_path: float  # of the last layer's branches, per image; rising linearly from 0 at the first (arXiv:1603.09382)
 
     def __post_init__(self) -> None:
         self._check_sizes()
@@ -44,7 +45,7 @@ class ViTConfig:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not divisible by num_heads {self.num_heads}")
         if not 0 < self.norm_epsilon < math.inf:
             raise ValueError(f"norm_epsilon is {self.norm_epsilon}, but must be positive and finite")
-        for name in ("dropout", "attention_dropout"):
+        for name in ("dropout", "attention_dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
         one_of("activation", self.activation, ("gelu", "gelu_tanh"))
@@ -118,6 +119,7 @@ _ARTICLE: dict[str, Any] = dict(
     dropout=0.1,
     attention_dropout=0.1,
     attention_dropout_on="output",
+    drop_path=0.0,
 )
 
 # "An Image is Worth 16x16 Words" (arXiv:2010.11929), with the choices of timm's and torchvision's VisionTransformer.
@@ -136,6 +138,7 @@ _PAPER: dict[str, Any] = dict(
     dropout=0.0,
     attention_dropout=0.0,
     attention_dropout_on="weights",
+    drop_path=0.0,
 )
 
 _TINY = dict(hidden_dim=192, num_heads=3, mlp_dim=768)  # DeiT, arXiv:2012.12877, table 1
@@ -143,6 +146,18 @@ _SMALL = dict(hidden_dim=384, num_heads=6, mlp_dim=1536)  # DeiT, arXiv:2012.128
 _BASE = dict(hidden_dim=768, num_heads=12, mlp_dim=3072)  # arXiv:2010.11929, table 1
 _LARGE = dict(hidden_dim=1024, num_heads=16, mlp_dim=4096, num_layers=24)  # arXiv:2010.11929, table 1
 _HUGE = dict(hidden_dim=1280, num_heads=16, mlp_dim=5120, num_layers=32)  # arXiv:2010.11929, table 1
+
+# For scikit-learn's digits: the paper's choices, sized to train in a minute on two CPU cores.
+_DIGITS: dict[str, Any] = _PAPER | dict(
+    image_size=(8, 8),
+    channels=1,
+    patch_size=2,
+    hidden_dim=64,
+    num_layers=4,
+    num_heads=4,
+    mlp_dim=128,
+    num_classes=10,
+)
 
 PRESETS: dict[str, ViTConfig] = {
     "article": ViTConfig(**_ARTICLE),  # the article as printed
@@ -157,4 +172,5 @@ PRESETS: dict[str, ViTConfig] = {
     "vit_b32": ViTConfig(**_PAPER | _BASE | dict(patch_size=32)),
     "vit_l16": ViTConfig(**_PAPER | _LARGE),
     "vit_h14": ViTConfig(**_PAPER | _HUGE | dict(patch_size=14)),
+    "digits": ViTConfig(**_DIGITS),
 }

@@ -16,6 +16,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import linen as nn
 from jaxtyping import Array, Float
@@ -141,8 +142,23 @@ class MLP(nn.Module):
         return self.dropout(self.fc2(x), deterministic=not train)
 
 
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv:1603.09382): training drops the whole branch of an image, and scales up what it keeps."""
+
+    rate: float
+
+    def setup(self) -> None:
+        self.dropout = nn.Dropout(self.rate, broadcast_dims=(1, 2))  # one draw for all tokens and features
+
+    def __call__(self, branch: Float[Array, "B T D"], *, train: bool = False) -> Float[Array, "B T D"]:
+        return self.dropout(branch, deterministic=not train)
+
+
 class TransformerEncoder(nn.Module):
-    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)) (eq. 2 and 3)."""
+    """One pre-norm layer: x + attention(norm(x)), then x + mlp(norm(x)) (eq. 2 and 3).
+
+    `drop_path` comes with the call, since layers that share their weights still have rates of their own.
+    """
 
     config: ViTConfig
 
@@ -154,10 +170,12 @@ class TransformerEncoder(nn.Module):
         self.attention = MultiHeadSelfAttention(c)
         self.mlp = MLP(c)
 
-    def __call__(self, x: Float[Array, "B T D"], *, train: bool = False, tap: Tap = untapped) -> Float[Array, "B T D"]:
+    def __call__(
+        self, x: Float[Array, "B T D"], drop_path: DropPath, *, train: bool = False, tap: Tap = untapped
+    ) -> Float[Array, "B T D"]:
         norm2 = self.norm1 if self.config.share_norm else self.norm2
-        x = x + tap("attention", self.attention(self.norm1(x), train=train))
-        x = x + tap("mlp", self.mlp(norm2(x), train=train))
+        x = x + drop_path(tap("attention", self.attention(self.norm1(x), train=train)), train=train)
+        x = x + drop_path(tap("mlp", self.mlp(norm2(x), train=train)), train=train)
         return x
 
 
@@ -165,7 +183,8 @@ class ViT(nn.Module):
     """Images to logits (eq. 1 to 4).
 
     Taps, in order: `patches`, `embedding`, then per layer `encoder/00/attention`, `encoder/00/mlp`,
-    `encoder/00`, and last `norm` (where the config has a final norm) and `logits`.
+    `encoder/00`, and last `norm` (where the config has a final norm) and `logits`. The branches,
+    `attention` and `mlp`, are seen before stochastic depth drops them.
     """
 
     config: ViTConfig
@@ -175,6 +194,8 @@ class ViT(nn.Module):
         self.patches = Patches(c)
         self.embedding = PatchEncoder(c)
         self.dropout = nn.Dropout(c.dropout)
+        rates = np.linspace(0, c.drop_path, c.num_layers).tolist()
+        self.drop_paths = [DropPath(rate) for rate in rates]
         self.encoder = [TransformerEncoder(c) for _ in range(c.num_own_layers)]
         if c.final_norm:
             self.norm = layer_norm(c)
@@ -187,7 +208,8 @@ class ViT(nn.Module):
         x = tap("embedding", self.dropout(self.embedding(x), deterministic=not train))
         for i in range(self.config.num_layers):
             layer = self.encoder[i % len(self.encoder)]
-            x = tap(f"encoder/{i:02}", layer(x, train=train, tap=within(f"encoder/{i:02}", tap)))
+            drop_path, inside = self.drop_paths[i], within(f"encoder/{i:02}", tap)
+            x = tap(f"encoder/{i:02}", layer(x, drop_path, train=train, tap=inside))
         if self.config.final_norm:
             x = tap("norm", self.norm(x))
         return tap("logits", self.head(x[:, 0]))

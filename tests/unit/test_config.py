@@ -21,6 +21,7 @@ PARAMETERS = {
     "vit_b32": 88_224_232,
     "vit_l16": 304_326_632,
     "vit_h14": 632_045_800,
+    "digits": 136_138,
 }
 TIMM = {
     "vit_ti16": "vit_tiny_patch16_224",
@@ -51,6 +52,7 @@ ARTICLE = {
     "dropout": 0.1,
     "attention_dropout": 0.1,
     "attention_dropout_on": "output",  # on the softmax weights
+    "drop_path": 0.0,
 }
 PAPER = {
     "embed_dim": None,
@@ -87,6 +89,8 @@ IMPOSSIBLE = (
     ({"dropout": 1.0}, "dropout is 1.0, but must be in [0, 1)"),
     ({"dropout": float("nan")}, "dropout is nan, but must be in [0, 1)"),
     ({"attention_dropout": -0.1}, "attention_dropout is -0.1, but must be in [0, 1)"),
+    ({"drop_path": 1.0}, "drop_path is 1.0, but must be in [0, 1)"),
+    ({"drop_path": -0.1}, "drop_path is -0.1, but must be in [0, 1)"),
     ({"activation": "gelu-tanh"}, "unknown activation 'gelu-tanh': did you mean gelu_tanh or gelu?"),
     ({"activation": "relu6x"}, "unknown activation 'relu6x'"),
     ({"attention_dropout_on": "weight"}, "unknown attention_dropout_on 'weight': did you mean weights?"),
@@ -172,8 +176,8 @@ def test_the_variants_of_the_article_change_only_what_they_say():
     assert preset("article-p4-untied") == untied
 
 
-@pytest.mark.parametrize("name", TIMM)
-def test_the_published_models_make_the_choices_of_the_paper(name):
+@pytest.mark.parametrize("name", (*TIMM, "digits"))
+def test_presets_that_are_not_the_articles_make_the_choices_of_the_paper(name):
     assert {field: getattr(preset(name), field) for field in PAPER} == PAPER
 
 

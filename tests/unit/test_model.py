@@ -29,11 +29,12 @@ TAPS = [
     "norm",
     "logits",
 ]
-NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0)
+NO_DROPOUT = dict(dropout=0.0, attention_dropout=0.0, drop_path=0.0)
 DROPOUT = (
     (PAPER, NO_DROPOUT | {"dropout": 0.5}),
     (PAPER, NO_DROPOUT | {"attention_dropout": 0.5}),
     (ARTICLE, NO_DROPOUT | {"attention_dropout": 0.5}),
+    (PAPER, NO_DROPOUT | {"drop_path": 0.5}),
 )
 
 
@@ -135,7 +136,7 @@ def test_float64_is_more_than_a_name():
     assert not np.array_equal(wide, np.asarray(wide).astype(np.float32))
 
 
-@pytest.mark.parametrize(("config", "rates"), DROPOUT, ids=("paper", "paper attention", "article attention"))
+@pytest.mark.parametrize(("config", "rates"), DROPOUT, ids=("paper", "paper attention", "article attention", "path"))
 def test_dropout_follows_its_key(config, rates):
     config = config.replace(**rates)
     quiet, _ = run(config)
@@ -149,9 +150,20 @@ def test_training_without_dropout_changes_no_bit():
     same(run(PAPER.replace(**NO_DROPOUT), train=True)[0], run(PAPER)[0])
 
 
-def test_training_with_dropout_needs_a_key():
+@pytest.mark.parametrize("rate", NO_DROPOUT)
+def test_without_training_no_rate_changes_a_bit(rate):
+    same(run(PAPER.replace(**{rate: 0.5}))[0], run(PAPER)[0])
+
+
+@pytest.mark.parametrize("rate", NO_DROPOUT)
+def test_no_rate_changes_a_weight(rate):
+    assert canonical_shapes(PAPER.replace(**{rate: 0.5})) == canonical_shapes(PAPER)
+
+
+@pytest.mark.parametrize("rate", NO_DROPOUT)
+def test_training_with_dropout_needs_a_key(rate):
     with pytest.raises(flax.errors.InvalidRngError, match="dropout"):
-        run(PAPER.replace(dropout=0.5), train=True)
+        run(PAPER.replace(**{rate: 0.5}), train=True)
 
 
 def test_dropout_falls_on_the_embedding_and_on_both_sub_layers():
