@@ -69,6 +69,7 @@ CASES = (
     Case("twin:article-p4"),
     Case("twin:article-p4-untied"),
     Case("twin:article-p4-untied", image_size=(24, 40), num_layers=2),
+    Case("twin:digits"),
     Case("twin:vit_ti16"),
     Case("twin:vit_ti16", image_size=(160, 224), num_layers=2),
     Case("timm:vit_tiny_patch16_224"),

@@ -6,21 +6,23 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_flax.data import needs, read_photographs
+from vit_flax.photographs import read_photographs
+from vit_flax.readers import needs
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    images: np.ndarray  # float32, count x height x width x 3, in [-1, 1], read-only
+    images: np.ndarray  # float32, count x height x width x channels, in [-1, 1], read-only
     source: str  # what they are, for reports
 
 
 @functools.cache
-def load_batch(source: str | Path | None, count: int, image_size: tuple[int, int]) -> Batch:
-    """`count` photographs from `source` (see `read_photographs`), each filling (height, width)."""
+def load_batch(source: str | Path | None, count: int, image_size: tuple[int, int], channels: int = 3) -> Batch:
+    """`count` photographs from `source` (see `read_photographs`), each filling (height, width); one channel is grey."""
     photographs = read_photographs(source, count)
     pixels = np.stack([_fill(photograph, image_size) for photograph in photographs.images])
     images = (pixels.astype(np.float32) / 255 - 0.5) / 0.5
+    images = images if channels == 3 else images.mean(axis=-1, keepdims=True)
     images.setflags(write=False)  # the cache hands the same array to every caller
     return Batch(images, photographs.source)
 

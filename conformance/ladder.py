@@ -108,4 +108,4 @@ class Ladder:
         return read_any(load(self.weight_file), case.config, str(self.weight_file))
 
     def images(self, case: Case) -> Batch:
-        return load_batch(self.data, case.batch_size, case.config.image_size)
+        return load_batch(self.data, case.batch_size, case.config.image_size, case.config.channels)

@@ -1,13 +1,8 @@
 """What a session found, as the plain dict that `report.schema.json` describes."""
 
 import datetime
-import importlib.metadata
 import math
-import os
-import platform
 from typing import Any
-
-import jax
 
 from conformance import tolerances
 from conformance.cases import Case
@@ -15,8 +10,7 @@ from conformance.compare import Diff
 from conformance.ladder import Ladder, Outcome, Rung
 from conformance.precision import probe_matmul, torch_device
 from vit_flax.config import preset
-
-PACKAGES = ("jax", "jaxlib", "flax", "torch", "torchvision", "timm", "numpy")
+from vit_flax.environment import environment
 
 
 def as_report(ladder: Ladder) -> dict[str, Any]:
@@ -97,12 +91,4 @@ def _diff(diff: Diff) -> dict[str, Any]:
 
 
 def _environment() -> dict[str, Any]:
-    device = jax.devices()[0]
-    kind = f"{os.cpu_count()} cores, {platform.machine()}" if device.platform == "cpu" else device.device_kind
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": f"{device.platform} ({kind})",
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "matmul": probe_matmul(torch_device()),
-    }
+    return environment("torch", "torchvision", "timm") | {"matmul": probe_matmul(torch_device())}

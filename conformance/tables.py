@@ -16,7 +16,7 @@ from conformance.report import depth, worst
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
-BEGIN, END = "<!-- results: conformance -->", "<!-- end of results -->"
+BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
 PRECISIONS = ("float64", "float32", "bfloat16")
 
 
@@ -45,6 +45,14 @@ def newest() -> dict[str, Any]:
     return json.loads(max(RESULTS.glob("*-conformance-*.json")).read_text())
 
 
+def training_runs() -> list[dict[str, Any]]:
+    """The newest record of each preset, recipe and device."""
+    newest: dict[str, dict[str, Any]] = {}
+    for file in sorted(RESULTS.glob("*-training-*.json")):
+        newest[file.stem.partition("-training-")[2]] = json.loads(file.read_text())
+    return list(newest.values())
+
+
 def conformance_table(run: dict[str, Any]) -> str:
     """Markdown: a row per case, and under it what was run on what."""
     rows = [
@@ -62,20 +70,53 @@ def conformance_table(run: dict[str, Any]) -> str:
 
 
 def _conditions(run: dict[str, Any]) -> str:
-    environment, limits, images = run["environment"], run["limits"], run["images"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    limits, images = run["limits"], run["images"]
     seeds = ", ".join(sorted({str(case["seed"]) for case in run["cases"]}))
     return (
         f"Limits: {limits['float64']:g} of a tap's scale in float64, ratio {limits['rounding_factor']:g} elsewhere. "
-        f"Images: {images['source']}. Seed of the weights: {seeds}. Device: {environment['device']}. "
-        f"Python {environment['python']}, {versions}. Recorded {run['created'][:10]}."
+        f"Images: {images['source']}. Seed of the weights: {seeds}. {_measured_on(run)}"
     )
 
 
+def _measured_on(run: dict[str, Any]) -> str:
+    environment = run["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    python = environment["python"]
+    return f"Device: {environment['device']}. Python {python}, {versions}. Recorded {run['created'][:10]}."
+
+
+def training_table(runs: list[dict[str, Any]]) -> str:
+    """Markdown: a row for each configuration that was trained, and under it what on."""
+    rows = [
+        "| model | parameters | recipe | epochs | seeds | test accuracy | minutes a run | images/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in sorted(runs, key=lambda run: run["settings"]["preset"]):
+        settings, seeds = run["settings"], [result["seed"] for result in run["runs"]]
+        spread = "" if run["sd"] is None else f" ± {run['sd']:.4f}"
+        cells = [
+            settings["preset"],
+            f"{run['runs'][0]['parameters']:,}",
+            settings["recipe_name"],
+            f"{run['epochs']} of {settings['recipe']['epochs']}",
+            ", ".join(map(str, seeds)),
+            f"{run['mean']:.4f}{spread}",
+            f"{run['seconds'] / 60:.1f}",
+            f"{run['images_per_second']:,.0f}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    conditions = {f"Data: {run['settings']['source']}. {_measured_on(run)}" for run in runs}
+    return "\n".join([*rows, "", *sorted(conditions)])
+
+
 def readme(text: str) -> str:
-    """The README with its table made anew."""
-    block = f"{BEGIN}\n{conformance_table(newest())}\n{END}"
-    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+    """The page with its tables made anew."""
+    tables = {"conformance": conformance_table(newest()), "training": training_table(training_runs())}
+
+    def made_anew(block: re.Match[str]) -> str:
+        return f"{BEGIN.format(block['name'])}\n{tables[block['name']]}\n{END}"
+
+    return re.sub(f"{BEGIN.format('(?P<name>.*?)')}.*?{END}", made_anew, text, flags=re.DOTALL)
 
 
 def main(arguments: list[str]) -> None:

@@ -151,7 +151,7 @@ _HUGE = dict(hidden_dim=1280, num_heads=16, mlp_dim=5120, num_layers=32)  # arXi
 _DIGITS: dict[str, Any] = _PAPER | dict(
     image_size=(8, 8),
     channels=1,
-    patch_size=2,
+    patch_size=4,
     hidden_dim=64,
     num_layers=4,
     num_heads=4,

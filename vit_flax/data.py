@@ -1,202 +1,205 @@
-"""Photographs from the layouts that people have on disk, as plain arrays.
-
-The packages that decode them are optional (`pip install "vit-parity[data]"`), so each is imported where it is used.
-"""
+"""Datasets to train on: CIFAR-10 and others in its layouts, or scikit-learn's digits, split as the article splits."""
 
 import dataclasses
-import hashlib
-import io
-import math
-import pickle
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+import shlex
+from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from einops import rearrange
+
+from vit_flax.readers import (
+    CIFAR10_BATCHES,
+    DataError,
+    ImageTable,
+    existing_folder,
+    find_batches,
+    needs,
+    read_batch,
+    read_table,
+)
+
+SPLIT_SEED = 42  # the article's
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
+DIGITS_FOR_TEST = 360  # of 1,797
+LAYOUTS = (
+    "give a folder that holds cifar-10-batches-py (torchvision), or train.parquet and test.parquet (Hugging Face; "
+    "in shards and one folder deeper, too)"
+)
 
 
-class DataError(ValueError):
-    """Images that cannot be read: the message names the file and says what to do."""
+class Dataset(NamedTuple):
+    """Labelled images: a pytree, so that it goes to a device and through `jit` as it is."""
+
+    images: Any  # NumPy's or JAX's: uint8, (n, height, width, channels)
+    labels: Any  # int32, (n,)
 
 
 @dataclasses.dataclass(frozen=True)
-class Photographs:
-    images: list[np.ndarray]  # uint8, height x width x 3
+class Data:
+    train: Dataset
+    validation: Dataset  # a tenth of the training images, held out
+    test: Dataset
+    classes: tuple[str, ...]
     source: str  # what they are, for reports; reports get published, so never a path
 
 
-# Names by the sha256 of the file that was read: a figure measured on lossy copies must say so.
-KNOWN_FILES = {
-    "77ef2a5272f96d222c3b89bbb85c15fd3310360610e7e9f38ea5b6b3c119099e": "CIFAR-10 (JPEG-75 copy)",  # test.parquet
-    "22f73e0051285601420516a2d17527ddcf0d16980886571503765648a43eef97": "CIFAR-10 (JPEG-75 copy)",  # train.parquet
-}
-IMAGE_COLUMNS = ("img", "image")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-LAYOUTS = (
-    "give a folder that holds test.parquet (Hugging Face), cifar-10-batches-py (torchvision) "
-    f"or image files ({' '.join(IMAGE_SUFFIXES)})"
-)
-SMALLEST_CROP = 32  # pixels; scikit-learn's photographs are cut no finer
+def read_data(source: str | Path | None) -> Data:
+    """The dataset in a folder in any of the `LAYOUTS`, or scikit-learn's digits (None).
 
-
-def read_photographs(source: str | Path | None, count: int) -> Photographs:
-    """`count` photographs, spread evenly over a folder in any of the `LAYOUTS`, or over scikit-learn's own (None).
-
-    Raises `DataError`, naming the file, for what cannot be read.
+    Raises `DataError`, naming the file (and row), for what is missing, damaged or does not fit together.
     """
     if source is None:
-        return _from_scikit_learn(count)
-    folder = Path(source)
-    if not folder.is_dir():
-        raise DataError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}: {LAYOUTS}")
-    if files := list(folder.glob("*.parquet")):
-        return _from_parquet(min(files, key=_test_first), count)
-    for batch in (folder / "test_batch", folder / "cifar-10-batches-py" / "test_batch"):
-        if batch.is_file():
-            return _from_batch(batch, count)
-    if files := sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
-        return _from_files(folder, files, count)
-    raise DataError(f"{folder} holds no images that can be read: {LAYOUTS}")
+        return _from_scikit_learn()
+    folder = existing_folder(source, LAYOUTS)
+    match _parquet_folders(folder):
+        case [place]:
+            return _from_parquet(place, f"{folder.resolve().name} (Parquet)")
+        case [one, other, *_]:
+            raise DataError(f"{folder} holds several datasets, as in {one} and {other}: give the folder of one")
+    if batches := find_batches(folder):
+        return _from_batches(batches)
+    if (archive := folder / CIFAR10_ARCHIVE).is_file():
+        unpack = f"tar -xzf {shlex.quote(str(archive))} -C {shlex.quote(str(folder))}"
+        raise DataError(f"{archive} is not unpacked: run {unpack}")
+    raise DataError(f"{folder} holds no dataset that can be read: {LAYOUTS}")
 
 
-@contextmanager
-def needs(package: str) -> Iterator[None]:
-    """Imports of an optional package: an absent one is a `DataError` that says how to get it."""
-    try:
-        yield
-    except ImportError as error:
-        raise DataError(f'reading images needs {package}: pip install "vit-parity[data]" ({error})') from error
+def split(count: int, held_out: int, seed: int = SPLIT_SEED) -> tuple[np.ndarray, np.ndarray]:
+    """Which of `count` items to keep and which to hold out, at random: int64, (count - held_out,) and (held_out,).
+
+    What `torch.utils.data.random_split` gives for these lengths and a generator of this seed, with no need of torch.
+    Raises `ValueError` if `held_out` is not in [0, count].
+    """
+    if not 0 <= held_out <= count:
+        raise ValueError(f"held_out is {held_out}, but must be in [0, {count}], the items that there are")
+    # torch.randperm: a Fisher-Yates shuffle from the left on the raw words of the Mersenne Twister.
+    raw = np.random.RandomState(seed).randint(2**32, size=count, dtype=np.uint32).tolist()
+    order = list(range(count))
+    for i in range(count - 1):
+        j = i + raw[i] % (count - i)
+        order[i], order[j] = order[j], order[i]
+    indices = np.array(order, np.int64)
+    return indices[: count - held_out], indices[count - held_out :]
 
 
-@contextmanager
-def _decoding(what: Path | str) -> Iterator[None]:
-    # A decoder that meets half a file raises whatever it stumbles over, from IndexError to struct.error.
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{what} cannot be decoded and looks incomplete: download it again ({error})") from error
+def _hold_out(dataset: Dataset, count: int) -> tuple[Dataset, Dataset]:
+    kept, held_out = split(len(dataset.labels), count)
+    return _take(dataset, kept), _take(dataset, held_out)
 
 
-def _spread(available: int, count: int, what: Path | str) -> list[int]:
-    """Evenly spaced places: collections are often sorted by class, and the first few would all be of one."""
-    if not 1 <= count <= available:
-        raise DataError(f"{what} holds {available} images, but {count} were asked for: ask for 1 to {available}")
-    return [i * available // count for i in range(count)]
+def _take(dataset: Dataset, rows: np.ndarray) -> Dataset:
+    return Dataset(dataset.images[rows], dataset.labels[rows])
 
 
-def _decode(encoded: bytes | None, what: Path | str) -> np.ndarray:
-    with needs("Pillow"):
-        from PIL import Image
-    with _decoding(what), Image.open(io.BytesIO(encoded or b"")) as image:
-        return np.array(image.convert("RGB"))
+def _join(parts: list[tuple[np.ndarray, np.ndarray]]) -> Dataset:
+    images, labels = zip(*parts, strict=True)
+    return Dataset(np.concatenate(images), np.concatenate(labels))
 
 
-def _test_first(file: Path) -> tuple[bool, bool, str]:
-    return file.name != "test.parquet", not file.name.startswith("test"), file.name
+def _data(train: Dataset, test: Dataset, classes: tuple[str, ...], source: str) -> Data:
+    """With a tenth of the training images held out: the article's 5,000 of 50,000."""
+    return Data(*_hold_out(train, round(len(train.labels) / 10)), test, classes, source)
 
 
-def _from_parquet(file: Path, count: int) -> Photographs:
-    with needs("pyarrow"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    content = file.read_bytes()
-    with _decoding(file):
-        parquet = pq.ParquetFile(pa.BufferReader(content))
-        column = _image_column(file, {field.name: str(field.type) for field in parquet.schema_arrow})
-        encoded = parquet.read(columns=[f"{column}.bytes"]).flatten().column(0)
-        rows = _spread(len(encoded), count, file)
-        images = [_decode(encoded[row].as_py(), f"row {row} of {file}") for row in rows]
-    name = KNOWN_FILES.get(hashlib.sha256(content).hexdigest())
-    return Photographs(images, name or f"{file.parent.resolve().name} (Parquet)")
+def _from_scikit_learn() -> Data:
+    """1,293 of 1,797 digits to train on, 144 to validate on, 360 to test on: the test is held out first."""
+    with needs("scikit-learn"):
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # they are drawn in shades from 0 to 16
+    labelled = Dataset(images[..., None], digits.target.astype(np.int32))
+    train, test = _hold_out(labelled, DIGITS_FOR_TEST)
+    return _data(train, test, tuple(str(name) for name in digits.target_names), "scikit-learn digits")
 
 
-def _image_column(file: Path, types: dict[str, str]) -> str:
-    for name in IMAGE_COLUMNS:
-        if types.get(name, "").startswith("struct<") and "bytes: " in types[name]:
-            return name
-    found = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-    raise DataError(f"{file} has no column {' or '.join(IMAGE_COLUMNS)} of struct(bytes, path), only {found}")
+def _from_batches(folder: Path) -> Data:
+    *parts, test = [read_batch(folder / name) for name in CIFAR10_BATCHES]
+    return _data(_join(parts), Dataset(*test), CIFAR10_CLASSES, "CIFAR-10")
 
 
-def _from_batch(file: Path, count: int) -> Photographs:
-    pixels = _batch_pixels(file)
-    images = pixels[_spread(len(pixels), count, file)]
-    return Photographs(
-        list(rearrange(images, "n (c h w) -> n h w c", c=3, h=32, w=32)), "CIFAR-10 (cifar-10-batches-py)"
+def _parquet_folders(folder: Path) -> list[Path]:
+    files = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
+    return sorted({file.parent for file in files if _shard("train|test", file)})
+
+
+def _shard(split: str, file: Path) -> re.Match[str] | None:
+    return re.fullmatch(rf"({split})(-\d{{5}}-of-(\d{{5}}))?\.parquet", file.name)
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """All files of a split in their order: train.parquet, or train-00000-of-00002.parquet and so on."""
+    found = sorted(file for file in folder.glob("*.parquet") if _shard(split, file))
+    if not found:
+        raise DataError(f"{folder} has no {split}.parquet, whole or in shards: download it too")
+    shard = _shard(split, found[0])
+    total = shard and shard[3]
+    names = [f"{split}-{i:05}-of-{total}.parquet" for i in range(int(total))] if total else [f"{split}.parquet"]
+    for file in (folder / name for name in names):
+        if file not in found:
+            raise DataError(f"{file} is missing, though {found[0].name} is there: download it too")
+    for file in found:
+        if file.name not in names:
+            raise DataError(f"{file} is there beside {found[0].name}, of another copy: keep only one copy")
+    return found
+
+
+def _from_parquet(folder: Path, unknown: str) -> Data:
+    """The dataset in `folder`; its source is `unknown` unless all of its files are known, by the same name."""
+    train, test = ([read_table(file) for file in _shards(folder, split)] for split in ("train", "test"))
+    tables = [*train, *test]
+    _check_together(tables)
+    if (count := sum(map(len, train))) < 10:
+        raise DataError(f"{folder} holds {count} training images: give at least 10, as a tenth of them is held out")
+    shape = _pixels(tables[0], 0).shape
+    classes = tables[0].classes or _unnamed_classes(np.concatenate([table.labels() for table in train]), shape)
+    names = {table.name or unknown for table in tables}
+    return _data(
+        _join([_read(table, shape, classes) for table in train]),
+        _join([_read(table, shape, classes) for table in test]),
+        classes,
+        names.pop() if len(names) == 1 else unknown,
     )
 
 
-def _batch_pixels(file: Path) -> np.ndarray:
-    """The array in a CIFAR-10 batch: uint8, a row of 3,072 for each image."""
-    batch = _BatchUnpickler(file)
-    with _decoding(file):
-        match batch.load():
-            case {b"data": _Stub(state=(_, (_, 3072), _Stub(args=("u1" | b"u1", *_)), 0, bytes() as pixels))}:
-                return np.frombuffer(pixels, np.uint8).reshape(-1, 3072)
-    raise DataError(f"{file} is no CIFAR-10 batch, as it has no uint8 array (N, 3072) under b'data': download it again")
+def _check_together(tables: list[ImageTable]) -> None:
+    for table in tables:
+        if not len(table):
+            raise DataError(f"{table.file} holds no images: download it again")
+        if table.classes != tables[0].classes:
+            raise DataError(f"{table.file} names other classes than {tables[0].file}: download both again")
+    for one, other in combinations(tables, 2):
+        if one.sha256 == other.sha256:
+            raise DataError(f"{other.file} is a copy of {one.file}: download it again")
 
 
-class _Stub:
-    """Stands in for everything of numpy's in a pickle, and only remembers what the file says about it.
-
-    A real dtype would take its internal flags from the file, whatever they say.
-    """
-
-    def __init__(self, *args: Any) -> None:
-        self.args = args
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
+def _unnamed_classes(labels: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    # Labels from 0 without gaps: `_read` refuses those below 0 or beyond the number of distinct ones.
+    if shape == (32, 32, 3) and labels.max() < len(CIFAR10_CLASSES):
+        return CIFAR10_CLASSES
+    return tuple(str(i) for i in range(len(np.unique(labels))))
 
 
-class _BatchUnpickler(pickle.Unpickler):
-    """A pickle can call anything, and these come from the internet: admit an array and nothing else."""
-
-    ADMITTED: ClassVar[dict[str, Callable[..., Any]]] = {
-        "numpy.ndarray": _Stub,
-        "numpy.dtype": _Stub,
-        "numpy.core.multiarray._reconstruct": _Stub,
-        "numpy._core.multiarray._reconstruct": _Stub,  # the same since numpy 2
-        "_codecs.encode": lambda text, encoding: text.encode("latin1"),  # bytes, as Python 3 writes them for Python 2
-    }
-
-    def __init__(self, file: Path) -> None:
-        super().__init__(io.BytesIO(file.read_bytes()), encoding="bytes")
-        self.file = file
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        if admitted := self.ADMITTED.get(f"{module}.{name}"):
-            return admitted
-        raise DataError(
-            f"{self.file} asks to run {module}.{name}, which no CIFAR-10 batch does: "
-            "it was refused; download the file from where you trust it"
-        )
+def _read(table: ImageTable, shape: tuple[int, ...], classes: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    labels = table.labels()
+    for row in np.flatnonzero((labels < 0) | (labels >= len(classes))).tolist():
+        trouble = f"has label {labels[row]}, but the {len(classes)} classes are numbered from 0 to {len(classes) - 1}"
+        raise DataError(f"{table.row(row)} {trouble}: correct it, or download the file again")
+    images = np.empty((len(table), *shape), np.uint8)
+    for row in range(len(table)):
+        pixels = _pixels(table, row)
+        if pixels.shape != shape:  # which NumPy might broadcast
+            sizes = [f"{height} x {width}" for height, width, _ in (pixels.shape, shape)]
+            raise DataError(f"{table.row(row)} is of {sizes[0]} pixels, others of {sizes[1]}: scale all to one size")
+        images[row] = pixels
+    return images, labels.astype(np.int32)
 
 
-def _from_files(folder: Path, files: list[Path], count: int) -> Photographs:
-    chosen = [files[i] for i in _spread(len(files), count, folder)]
-    images = [_decode(file.read_bytes(), file) for file in chosen]
-    return Photographs(images, f"{folder.resolve().name} ({len(files)} image files)")
-
-
-def _from_scikit_learn(count: int) -> Photographs:
-    """The photographs that scikit-learn ships, cut into equal crops where they are too few."""
-    with needs("scikit-learn"):
-        from sklearn.datasets import load_sample_images
-
-        photographs = load_sample_images().images
-    finest = min(min(photograph.shape[:2]) for photograph in photographs) // SMALLEST_CROP
-    per_side = min(finest, math.ceil(math.sqrt(max(count, 1) / len(photographs))))
-    crops = [crop for photograph in photographs for crop in _crops(photograph, per_side)]
-    source = "scikit-learn sample photographs"
-    return Photographs([crops[i] for i in _spread(len(crops), count, source)], source)
-
-
-def _crops(photograph: np.ndarray, per_side: int) -> list[np.ndarray]:
-    height, width = (side // per_side for side in photograph.shape[:2])
-    corners = [(i * height, j * width) for i in range(per_side) for j in range(per_side)]
-    return [photograph[top : top + height, left : left + width] for top, left in corners]
+def _pixels(table: ImageTable, row: int) -> np.ndarray:
+    image = table.image(row)
+    if image.mode != "RGB":
+        raise DataError(f"{table.row(row)} is an image of mode {image.mode}, not RGB: convert all images to RGB")
+    return np.asarray(image)

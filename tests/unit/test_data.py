@@ -1,296 +1,347 @@
-"""Every layout read back exactly, and every bad input refused in one sentence that names the file."""
+"""Datasets of every layout read back exactly and split as torch splits, and bad ones refused in one sentence."""
 
 import hashlib
-import io
-import os
-import pickle
-import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-from sklearn.datasets import load_sample_images
+import torch
+from sklearn.datasets import load_digits
+from test_readers import CUTS, INCOMPLETE, cut, encoded, flip, publish, random_images, write_batch, write_parquet
 
-from vit_flax import data
-from vit_flax.data import DataError, read_photographs
+from vit_flax import readers
+from vit_flax.data import CIFAR10_CLASSES, SPLIT_SEED, Data, Dataset, read_data, split
+from vit_flax.readers import CIFAR10_BATCHES, DataError
 
+TRAIN, TEST = random_images(40, seed=1), random_images(10, seed=2)
+TRAIN_LABELS, TEST_LABELS = np.repeat(np.arange(10), 4), np.arange(10)  # sorted by class, as on disk
 
-def random_images(count: int, height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(count).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
+def torch_split(count: int, held_out: int, seed: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(seed)
+    parts = torch.utils.data.random_split(range(count), [count - held_out, held_out], generator)
+    return [list(part) for part in parts]
 
-def encoded(image: np.ndarray, kind: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, kind)
-    return buffer.getvalue()
 
+@pytest.mark.parametrize("count, held_out", ((0, 0), (2, 0), (2, 2), (7, 3), (1797, 360), (50_000, 5000)))
+@pytest.mark.parametrize("seed", (0, SPLIT_SEED, 2**32 - 1))
+def test_a_split_is_the_one_that_torch_makes(count: int, held_out: int, seed: int) -> None:
+    parts = split(count, held_out, seed)
+    assert [part.dtype for part in parts] == [np.int64] * 2
+    assert [part.tolist() for part in parts] == torch_split(count, held_out, seed)
 
-def write_parquet(file: Path, images: np.ndarray, column: str = "img", kind: str = "PNG") -> None:
-    rows = [{"bytes": encoded(image, kind), "path": f"{i}.png"} for i, image in enumerate(images)]
-    pq.write_table(pa.table({column: rows, "label": list(range(len(rows)))}), file)
 
+def test_the_seed_of_a_split_is_the_articles() -> None:
+    assert SPLIT_SEED == 42
+    np.testing.assert_array_equal(split(10, 3)[1], torch_split(10, 3, 42)[1])
 
-def write_files(folder: Path, images: np.ndarray) -> None:
-    for i, image in enumerate(images):
-        (folder / f"{i:03}.png").write_bytes(encoded(image))
 
+@pytest.mark.parametrize("held_out", (-1, 11))
+def test_a_split_that_cannot_be_had_is_refused(held_out: int) -> None:
+    with pytest.raises(ValueError, match=rf"held_out is {held_out}, but must be in \[0, 10\]"):
+        split(10, held_out)
 
-def batch_of(images: np.ndarray) -> dict[bytes, Any]:
-    rows = np.ascontiguousarray(images.transpose(0, 3, 1, 2)).reshape(len(images), -1)
-    return {b"batch_label": b"testing batch 1 of 1", b"labels": list(range(len(images))), b"data": rows}
 
+def test_a_dataset_goes_through_jit_as_it_is() -> None:
+    dataset = Dataset(TRAIN, TRAIN_LABELS)
+    doubled = jax.jit(lambda data: Dataset(data.images, data.labels * 2))(dataset)
+    assert isinstance(doubled, Dataset)
+    assert isinstance(doubled.images, jnp.ndarray)
+    np.testing.assert_array_equal(doubled.labels, TRAIN_LABELS * 2)
 
-def write_batch(file: Path, images: np.ndarray) -> None:
-    file.write_bytes(pickle.dumps(batch_of(images), protocol=4))
 
+def assert_dataset(dataset: Dataset, images: np.ndarray, labels: Any) -> None:
+    assert (dataset.images.dtype, dataset.labels.dtype) == (np.uint8, np.int32)
+    np.testing.assert_array_equal(dataset.images, images)
+    np.testing.assert_array_equal(dataset.labels, labels)
 
-def python2_pickle(images: np.ndarray) -> bytes:
-    """A batch opcode by opcode as the published ones are: Python 2 strings, numbers for flags, numpy's old names."""
 
-    def string(raw: bytes) -> bytes:
-        return b"T" + struct.pack("<i", len(raw)) + raw
+def assert_data(data: Data, train: np.ndarray = TRAIN, labels: np.ndarray = TRAIN_LABELS) -> None:
+    """It is what was written, with the tenth held out that torch would hold out."""
+    kept, held_out = torch_split(len(labels), len(labels) // 10, SPLIT_SEED)
+    assert_dataset(data.train, train[kept], labels[kept])
+    assert_dataset(data.validation, train[held_out], labels[held_out])
+    assert_dataset(data.test, TEST, TEST_LABELS)
 
-    pixels = batch_of(images)[b"data"]
-    dtype = b"cnumpy\ndtype\n" + string(b"u1") + b"K\x00K\x01\x87R"
-    dtype += b"(K\x03" + string(b"|") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
-    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
-    array += b"(K\x01K" + bytes([len(pixels)]) + b"M\x00\x0c\x86" + dtype + b"\x89" + string(pixels.tobytes()) + b"tb"
-    return b"\x80\x02}(" + string(b"labels") + b"]" + string(b"data") + array + b"u."
 
-
-PICKLES = {
-    "python 2": python2_pickle,
-    "protocol 2": lambda images: pickle.dumps(batch_of(images), protocol=2),
-    "protocol 4": lambda images: pickle.dumps(batch_of(images), protocol=4),
-}
-LAYOUT_WRITERS = {
-    "parquet": lambda folder, images: write_parquet(folder / "test.parquet", images),
-    "batches": lambda folder, images: write_batch(folder / "test_batch", images),
-    "files": write_files,
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUT_WRITERS)
-def test_every_layout_gives_the_very_pixels_that_were_written(tmp_path: Path, layout: str) -> None:
-    images = random_images(5)
-    LAYOUT_WRITERS[layout](tmp_path, images)
-    read = read_photographs(tmp_path, 5).images
-    assert [image.dtype for image in read] == [np.uint8] * 5
-    np.testing.assert_array_equal(read, images)
-
-
-@pytest.mark.parametrize("layout", LAYOUT_WRITERS)
-def test_the_chosen_images_are_spread_over_a_collection_sorted_by_class(tmp_path: Path, layout: str) -> None:
-    classes = np.repeat(np.arange(10, dtype=np.uint8), 4)
-    LAYOUT_WRITERS[layout](tmp_path, np.broadcast_to(classes[:, None, None, None], (40, 32, 32, 3)))
-    read = read_photographs(str(tmp_path), 10).images
-    assert [image[0, 0, 0] for image in read] == list(range(10))
-
-
-@pytest.mark.parametrize("layout", ("parquet", "files"))
-def test_images_that_are_not_square_stay_as_they_are(tmp_path: Path, layout: str) -> None:
-    images = random_images(2, height=7, width=11)
-    LAYOUT_WRITERS[layout](tmp_path, images)
-    np.testing.assert_array_equal(read_photographs(tmp_path, 2).images, images)
-
-
-@pytest.mark.parametrize("dialect", PICKLES)
-def test_batches_are_read_whichever_python_wrote_them(tmp_path: Path, dialect: str) -> None:
-    images = random_images(3)
-    (tmp_path / "test_batch").write_bytes(PICKLES[dialect](images))
-    np.testing.assert_array_equal(read_photographs(tmp_path, 3).images, images)
-
-
-def test_batches_are_found_inside_the_folder_that_torchvision_fills(tmp_path: Path) -> None:
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-    write_batch(folder / "test_batch", random_images(2))
-    assert read_photographs(tmp_path, 2).source == "CIFAR-10 (cifar-10-batches-py)"
-
-
-@pytest.mark.parametrize("present", (1, 2, 3))
-def test_the_test_split_is_preferred_to_other_parquet_files(tmp_path: Path, present: int) -> None:
-    images = random_images(3)
-    names = ("other", "test-00000-of-00001", "test")
-    for name, image in list(zip(names, images, strict=True))[:present]:
-        write_parquet(tmp_path / f"{name}.parquet", image[None])
-    np.testing.assert_array_equal(read_photographs(tmp_path, 1).images[0], images[present - 1])
-
-
-def test_the_image_column_may_be_called_image(tmp_path: Path) -> None:
-    images = random_images(2)
-    write_parquet(tmp_path / "train.parquet", images, column="image")
-    np.testing.assert_array_equal(read_photographs(tmp_path, 2).images, images)
-
-
-def test_grey_jpegs_decode_to_rgb(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "test.parquet", np.full((1, 32, 32), 77, dtype=np.uint8), kind="JPEG")
-    np.testing.assert_array_equal(read_photographs(tmp_path, 1).images, np.full((1, 32, 32, 3), 77))
-
-
-def test_image_files_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
-    images = random_images(3)
-    (tmp_path / "b" / "c").mkdir(parents=True)
-    (tmp_path / "a.PNG").write_bytes(encoded(images[0]))
-    (tmp_path / "b" / "c" / "z.Bmp").write_bytes(encoded(images[1], "BMP"))
-    (tmp_path / "b" / "d.png").write_bytes(encoded(images[2]))
-    (tmp_path / "b" / "notes.txt").write_text("not an image")
-    np.testing.assert_array_equal(read_photographs(tmp_path, 3).images, images)
-
-
-def test_sources_say_what_the_images_are_and_never_where(tmp_path: Path) -> None:
-    folders = {name: tmp_path / f"my {name}" for name in LAYOUT_WRITERS}
-    for name, folder in folders.items():
-        folder.mkdir()
-        LAYOUT_WRITERS[name](folder, random_images(3))
-    assert read_photographs(folders["parquet"], 2).source == "my parquet (Parquet)"
-    assert read_photographs(folders["batches"], 2).source == "CIFAR-10 (cifar-10-batches-py)"
-    assert read_photographs(folders["files"], 2).source == "my files (3 image files)"
-    assert read_photographs(None, 2).source == "scikit-learn sample photographs"
-
-
-def test_a_known_file_is_called_by_the_name_of_its_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "test.parquet"
-    write_parquet(file, random_images(2))
-    monkeypatch.setitem(data.KNOWN_FILES, hashlib.sha256(file.read_bytes()).hexdigest(), "A data set")
-    assert read_photographs(tmp_path, 1).source == "A data set"
-
-
-def test_without_a_source_the_two_photographs_of_scikit_learn_are_whole() -> None:
-    np.testing.assert_array_equal(read_photographs(None, 2).images, load_sample_images().images)
-
-
-def test_without_a_source_more_than_two_are_crops_that_do_not_overlap() -> None:
-    quarters = [
-        photograph[rows, columns]
-        for photograph in load_sample_images().images
-        for rows in (slice(0, 213), slice(213, 426))
-        for columns in (slice(0, 320), slice(320, 640))
-    ]
-    np.testing.assert_array_equal(read_photographs(None, 8).images, quarters)
-
-
-@pytest.mark.parametrize("count", (3, 5, 16, 338))
-def test_without_a_source_any_number_of_images_are_distinct(count: int) -> None:
-    images = read_photographs(None, count).images
-    assert len({image.tobytes() for image in images}) == count
-    assert min(min(image.shape[:2]) for image in images) >= 32
-
-
-def write_half(file: Path, content: bytes) -> None:
-    file.write_bytes(content[: len(content) // 2])
-
-
-def truncated_parquet(folder: Path) -> None:
-    write_parquet(folder / "test.parquet", random_images(3))
-    write_half(folder / "test.parquet", (folder / "test.parquet").read_bytes())
-
-
-def truncated_batch(folder: Path) -> None:
-    write_half(folder / "test_batch", python2_pickle(random_images(3)))
-
-
-def truncated_image(folder: Path) -> None:
-    write_half(folder / "cat.png", encoded(random_images(1)[0]))
-
-
-def truncated_image_in_parquet(folder: Path) -> None:
-    rows = [{"bytes": encoded(random_images(1)[0])[:99], "path": None}]
-    pq.write_table(pa.table({"img": rows}), folder / "test.parquet")
-
-
-def no_image_column(folder: Path) -> None:
-    pq.write_table(pa.table({"image": [b"bare"], "text": ["caption"]}), folder / "test.parquet")
-
-
-def pickle_of(value: object) -> Any:
-    return lambda folder: (folder / "test_batch").write_bytes(pickle.dumps(value, protocol=4))
-
-
-INCOMPLETE = "looks incomplete: download it again"
-NO_BATCH = "is no CIFAR-10 batch"
-BAD_FOLDERS = {  # what writes it, and the file and the trouble that the message names
-    "empty": (lambda folder: None, "", "holds no images that can be read: give a folder that holds test.parquet"),
-    "truncated parquet": (truncated_parquet, "test.parquet", INCOMPLETE),
-    "truncated image in parquet": (truncated_image_in_parquet, "test.parquet", INCOMPLETE),
-    "no image column": (no_image_column, "test.parquet", "only image (binary), text (string)"),
-    "truncated batch": (truncated_batch, "test_batch", INCOMPLETE),
-    "empty batch": (lambda folder: (folder / "test_batch").touch(), "test_batch", INCOMPLETE),
-    "batch of something else": (pickle_of([1, 2]), "test_batch", NO_BATCH),
-    "batch without data": (pickle_of({b"labels": [1]}), "test_batch", NO_BATCH),
-    "batch of floats": (pickle_of({b"data": np.zeros((3, 3072))}), "test_batch", NO_BATCH),
-    "batch of another shape": (pickle_of({b"data": np.zeros((3, 99), np.uint8)}), "test_batch", NO_BATCH),
-    "truncated image": (truncated_image, "cat.png", INCOMPLETE),
-    "not really an image": (lambda folder: (folder / "dog.jpg").write_text("woof"), "dog.jpg", INCOMPLETE),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FOLDERS)
-def test_a_bad_folder_is_refused_in_words_that_name_the_file(tmp_path: Path, case: str) -> None:
-    write, file, trouble = BAD_FOLDERS[case]
-    write(tmp_path)
-    with pytest.raises(DataError) as refusal:
-        read_photographs(tmp_path, 1)
-    assert str(tmp_path / file) in str(refusal.value)
-    assert trouble in str(refusal.value)
-
-
-@pytest.mark.parametrize("name, trouble", (("nowhere", "does not exist"), ("a.png", "is not a folder")))
-def test_a_path_that_is_no_folder_is_named(tmp_path: Path, name: str, trouble: str) -> None:
-    (tmp_path / "a.png").touch()
-    with pytest.raises(DataError, match=f"{name} {trouble}: give a folder"):
-        read_photographs(tmp_path / name, 1)
-
-
-@pytest.mark.parametrize("count", (0, 4))
-@pytest.mark.parametrize("layout", LAYOUT_WRITERS)
-def test_a_count_that_cannot_be_had_is_named_with_what_there_is(tmp_path: Path, layout: str, count: int) -> None:
-    LAYOUT_WRITERS[layout](tmp_path, random_images(3))
-    with pytest.raises(DataError, match=f"{tmp_path}.* holds 3 images, but {count} were asked for"):
-        read_photographs(tmp_path, count)
-
-
-def test_scikit_learn_photographs_run_out_too() -> None:
-    with pytest.raises(DataError, match="holds 338 images, but 339 were asked for"):
-        read_photographs(None, 339)
-
-
-class Malice:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.folder),)
-
-
-def test_a_malicious_batch_is_refused_and_not_run(tmp_path: Path) -> None:
-    pickled = pickle.dumps({b"data": Malice(tmp_path / "harm")}, protocol=2)
-    (tmp_path / "test_batch").write_bytes(pickled)
-    with pytest.raises(DataError, match=r"test_batch asks to run (posix|nt)\.mkdir"):
-        read_photographs(tmp_path, 1)
-    assert not (tmp_path / "harm").exists()
-    pickle.loads(pickled)
-    assert (tmp_path / "harm").exists()  # so it would have done harm
-
-
-@pytest.mark.parametrize("layout, module, package", (("files", "PIL", "Pillow"), ("parquet", "pyarrow", "pyarrow")))
-def test_an_absent_package_is_named_with_the_way_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, module: str, package: str
-) -> None:
-    LAYOUT_WRITERS[layout](tmp_path, random_images(1))
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf'needs {package}: pip install "vit-parity\[data\]"'):
-        read_photographs(tmp_path, 1)
+def test_without_a_source_the_digits_of_scikit_learn_are_split_for_the_test_first() -> None:
+    data, digits = read_data(None), load_digits()
+    shades = np.array([round(shade * 255 / 16) for shade in range(17)])
+    images = shades[digits.images.astype(int)][..., None]
+    rest, test = map(np.array, torch_split(1797, 360, SPLIT_SEED))
+    kept, held_out = torch_split(1437, 144, SPLIT_SEED)
+    assert_dataset(data.train, images[rest[kept]], digits.target[rest[kept]])
+    assert_dataset(data.validation, images[rest[held_out]], digits.target[rest[held_out]])
+    assert_dataset(data.test, images[test], digits.target[test])
+    assert [len(part.labels) for part in (data.train, data.validation, data.test)] == [1293, 144, 360]
+    assert data.train.images.shape == (1293, 8, 8, 1)
+    assert data.classes == tuple("0123456789")
+    assert data.source == "scikit-learn digits"
 
 
 def test_without_a_source_an_absent_scikit_learn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(DataError, match="needs scikit-learn: pip install"):
-        read_photographs(None, 1)
+        read_data(None)
+
+
+def write_batches(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for i in range(5):
+        rows = slice(8 * i, 8 * i + 8)
+        write_batch(folder / f"data_batch_{i + 1}", TRAIN[rows], TRAIN_LABELS[rows])
+    write_batch(folder / "test_batch", TEST, TEST_LABELS)
+
+
+@pytest.mark.parametrize("folder", ("cifar-10-batches-py", "."))
+@pytest.mark.parametrize("archive", (True, False), ids=("beside the archive", "alone"))
+def test_batches_are_read_in_or_inside_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, archive: bool
+) -> None:
+    write_batches(tmp_path / folder)
+    publish(tmp_path, monkeypatch)
+    if archive:
+        (tmp_path / "cifar-10-python.tar.gz").touch()
+    data = read_data(str(tmp_path))
+    assert_data(data)
+    assert data.classes == CIFAR10_CLASSES
+    assert data.source == "CIFAR-10"
+
+
+@pytest.mark.parametrize("name", CIFAR10_BATCHES)
+@pytest.mark.parametrize(
+    "harm, trouble",
+    ((Path.unlink, "is missing"), (lambda file: flip(file, 99), "is damaged or not CIFAR-10's")),
+    ids=("missing", "damaged"),
+)
+def test_every_batch_must_be_there_and_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, harm: Callable[[Path], None], trouble: str
+) -> None:
+    write_batches(tmp_path)
+    publish(tmp_path, monkeypatch)
+    harm(tmp_path / name)
+    with pytest.raises(DataError, match=f"{name} {trouble}"):
+        read_data(tmp_path)
+
+
+def write_train(
+    folder: Path, images: Any = TRAIN, labels: Any = TRAIN_LABELS, name: str = "train", **options: Any
+) -> None:
+    folder.mkdir(exist_ok=True)
+    write_parquet(folder / f"{name}.parquet", images, labels, **options)
+
+
+def write_test(folder: Path, images: Any = TEST, labels: Any = TEST_LABELS, **options: Any) -> None:
+    write_train(folder, images, labels, "test", **options)
+
+
+def write_shards(folder: Path) -> None:
+    for i, rows in enumerate((slice(0, 30), slice(30, 40))):
+        write_train(folder, TRAIN[rows], TRAIN_LABELS[rows], f"train-0000{i}-of-00002")
+    write_train(folder, TEST, TEST_LABELS, "test-00000-of-00001")
+
+
+def write_both(folder: Path) -> None:
+    write_train(folder)
+    write_test(folder)
+
+
+@pytest.mark.parametrize("folder", (".", "plain_text", "data"))
+@pytest.mark.parametrize("write", (write_both, write_shards), ids=("whole", "shards"))
+def test_parquet_is_read_whole_or_in_shards_in_or_inside_a_folder(
+    tmp_path: Path, write: Callable[[Path], None], folder: str
+) -> None:
+    (tmp_path / "mine").mkdir()
+    write(tmp_path / "mine" / folder)
+    (tmp_path / "mine" / "dataset_infos.json").touch()
+    data = read_data(tmp_path / "mine")
+    assert_data(data)
+    assert data.classes == CIFAR10_CLASSES
+    assert data.source == "mine (Parquet)"
+
+
+def test_images_may_have_any_one_size(tmp_path: Path) -> None:
+    train, test = random_images(20, 7, 11), random_images(2, 7, 11)
+    write_train(tmp_path, train, [0, 1] * 10, column="image")
+    write_test(tmp_path, test, [1, 0], column="image")
+    data = read_data(tmp_path)
+    kept, held_out = torch_split(20, 2, SPLIT_SEED)
+    assert_dataset(data.train, train[kept], np.array([0, 1] * 10)[kept])
+    assert_dataset(data.validation, train[held_out], np.array([0, 1] * 10)[held_out])
+    assert_dataset(data.test, test, [1, 0])
+
+
+def test_jpegs_are_read_as_pillow_decodes_them(tmp_path: Path) -> None:
+    write_train(tmp_path, kind="JPEG")
+    write_test(tmp_path, kind="JPEG")
+    test = read_data(tmp_path).test.images
+    for pixels, image in zip(test, TEST, strict=True):
+        np.testing.assert_array_equal(pixels, readers.decode(encoded(image, "JPEG"), "it"))
+
+
+NAMES = [f"kind {i}" for i in range(12)]
+
+
+@pytest.mark.parametrize(
+    "size, count, names, classes",
+    (
+        (32, 10, None, CIFAR10_CLASSES),
+        (32, 3, None, CIFAR10_CLASSES),
+        (32, 11, None, tuple(map(str, range(11)))),
+        (28, 10, None, tuple("0123456789")),
+        (32, 10, NAMES, tuple(NAMES)),
+        (28, 12, NAMES, tuple(NAMES)),
+    ),
+)
+def test_classes_are_named_by_the_file_or_else_as_cifar_10s_if_they_can_be(
+    tmp_path: Path, size: int, count: int, names: Any, classes: tuple[str, ...]
+) -> None:
+    write_train(tmp_path, random_images(24, size, size), np.arange(24) % count, names=names)
+    write_test(tmp_path, random_images(2, size, size), [0, count - 1], names=names)
+    assert read_data(tmp_path).classes == classes
+
+
+@pytest.mark.parametrize(
+    "known, source",
+    (
+        ({"train": "Known", "test": "Known"}, "Known"),
+        ({"train": "Known"}, "mine (Parquet)"),
+        ({"test": "Known"}, "mine (Parquet)"),
+        ({"train": "Known", "test": "Also known"}, "mine (Parquet)"),
+    ),
+)
+def test_the_source_is_known_only_if_every_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: dict[str, str], source: str
+) -> None:
+    write_both(tmp_path / "mine")
+    for name, dataset in known.items():
+        content = (tmp_path / "mine" / f"{name}.parquet").read_bytes()
+        monkeypatch.setitem(readers.KNOWN_FILES, hashlib.sha256(content).hexdigest(), dataset)
+    assert read_data(tmp_path / "mine").source == source
+
+
+def changed(values: Any, value: Any) -> list[Any]:
+    """These values with another in row 7."""
+    return [*values[:7], value, *values[8:]]
+
+
+def move(folder: Path, old: str, new: str) -> None:
+    (folder / new).parent.mkdir(exist_ok=True)
+    (folder / old).rename(folder / new)
+
+
+def cut_image(folder: Path) -> None:
+    rows = [{"bytes": encoded(image), "path": None} for image in TRAIN]
+    rows[7]["bytes"] = rows[7]["bytes"][:99]
+    pq.write_table(pa.table({"img": rows, "label": TRAIN_LABELS}), folder / "train.parquet")
+
+
+def without_labels(folder: Path) -> None:
+    pq.write_table(pq.read_table(folder / "test.parquet").drop_columns("label"), folder / "test.parquet")
+
+
+GAP = [label + (label == 9) for label in TRAIN_LABELS]
+UNNUMBERED = "has label 10, but the 10 classes are numbered from 0 to 9: correct it, or download the file again"
+BAD_FOLDERS = {  # how a good one is spoilt, and the file (and row) and the trouble that the message names
+    "no test": (lambda folder: (folder / "test.parquet").unlink(), "", "has no test.parquet, whole or in shards"),
+    "no train": (lambda folder: (folder / "train.parquet").unlink(), "", "has no train.parquet, whole or in shards"),
+    "apart": (lambda folder: move(folder, "test.parquet", "data/test.parquet"), "", "holds several datasets"),
+    "two datasets": (lambda folder: write_both(folder / "data"), "data", "give the folder of one"),
+    "whole and in shards": (write_shards, "train.parquet", "is there beside train-00000-of-00002.parquet"),
+    "test is train": (lambda folder: write_test(folder, TRAIN, TRAIN_LABELS), "test.parquet", "is a copy of"),
+    "empty train": (lambda folder: write_train(folder, [], []), "train.parquet", "holds no images"),
+    "empty test": (lambda folder: write_test(folder, [], []), "test.parquet", "holds no images"),
+    "nine images": (lambda folder: write_train(folder, TRAIN[:9], range(9)), "", "holds 9 training images: give at"),
+    "other classes": (lambda folder: write_test(folder, names=NAMES), "test.parquet", "names other classes than"),
+    "no labels": (without_labels, "test.parquet", "has no column label"),
+    "no label": (lambda folder: write_test(folder, labels=changed(TEST_LABELS, None)), "test.parquet", "row 7 of"),
+    "label beyond": (lambda folder: write_test(folder, labels=changed(TEST_LABELS, 10)), "test.parquet", UNNUMBERED),
+    "label below": (lambda folder: write_train(folder, labels=changed(TRAIN_LABELS, -1)), "train.parquet", "label -1"),
+    "labels with a gap": (lambda folder: write_train(folder, labels=GAP), "row 36 of {}/train.parquet", UNNUMBERED),
+    "huge label": (lambda folder: write_train(folder, labels=changed(TRAIN_LABELS, 2**40)), "train.parquet", "row 7"),
+    "grey": (lambda folder: write_train(folder, changed(TRAIN, TRAIN[7, ..., 0])), "row 7 of {}/train", "of mode L"),
+    "grey first": (
+        lambda folder: write_train(folder, TRAIN[..., 0]),
+        "row 0 of {}/train.parquet",
+        "of mode L, not RGB",
+    ),
+    "mixed sizes": (
+        lambda folder: write_train(folder, changed(TRAIN, TRAIN[7, :28])),
+        "row 7 of {}/train.parquet",
+        "is of 28 x 32 pixels, others of 32 x 32: scale all to one size",
+    ),
+    "one pixel": (
+        lambda folder: write_test(folder, changed(TEST, TEST[7, :1, :1])),
+        "row 7 of {}/test",
+        "1 x 1 pixels",
+    ),
+    "smaller test": (lambda folder: write_test(folder, TEST[:, :28, :28]), "row 0 of {}/test", "28 x 28 pixels"),
+    "cut image": (cut_image, "row 7 of {}/train.parquet", INCOMPLETE),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_bad_parquet_is_refused_in_words_that_name_the_file(tmp_path: Path, case: str) -> None:
+    spoil, file, trouble = BAD_FOLDERS[case]
+    write_both(tmp_path)
+    read_data(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(DataError) as refusal:
+        read_data(tmp_path)
+    assert (file.format(tmp_path) if "{}" in file else str(tmp_path / file)) in str(refusal.value)
+    assert trouble in str(refusal.value)
+
+
+@pytest.mark.parametrize("label", (-1, 12))
+def test_a_label_without_a_name_is_refused(tmp_path: Path, label: int) -> None:
+    write_train(tmp_path, names=NAMES)
+    write_test(tmp_path, labels=changed(TEST_LABELS, label), names=NAMES)
+    with pytest.raises(DataError, match=rf"row 7 of .*test\.parquet has label {label}, but the 12 classes"):
+        read_data(tmp_path)
+
+
+@pytest.mark.parametrize("name", ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"))
+@pytest.mark.parametrize("share", (None, *CUTS))
+def test_every_shard_must_be_there_and_whole(tmp_path: Path, name: str, share: float | None) -> None:
+    write_shards(tmp_path)
+    file = tmp_path / f"{name}.parquet"
+    if share is None:
+        file.unlink()
+    else:
+        cut(file, share)
+    missing = f"{file} is missing, though" if "train" in name else f"{tmp_path} has no test.parquet"
+    with pytest.raises(DataError) as refusal:
+        read_data(tmp_path)
+    assert (missing if share is None else f"{file} cannot be decoded and {INCOMPLETE}") in str(refusal.value)
+
+
+def test_shards_of_two_copies_are_not_mixed(tmp_path: Path) -> None:
+    write_shards(tmp_path)
+    write_train(tmp_path, name="train-00002-of-00003")
+    with pytest.raises(DataError, match=r"of-00003\.parquet is there beside train-00000-of-00002\.parquet"):
+        read_data(tmp_path)
+
+
+def test_an_archive_alone_is_refused_with_the_command_that_unpacks_it(tmp_path: Path) -> None:
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    archive = folder / "cifar-10-python.tar.gz"
+    archive.write_bytes(b"half of it")
+    with pytest.raises(DataError) as refusal:
+        read_data(folder)
+    assert str(refusal.value) == f"{archive} is not unpacked: run tar -xzf '{archive}' -C '{folder}'"
+
+
+@pytest.mark.parametrize("name, trouble", ((".", "holds no dataset that can be read"), ("nowhere", "does not exist")))
+def test_a_folder_without_a_dataset_is_refused_with_what_to_give(tmp_path: Path, name: str, trouble: str) -> None:
+    (tmp_path / "cat.png").write_bytes(encoded(TRAIN[0]))
+    with pytest.raises(DataError) as refusal:
+        read_data(tmp_path / name)
+    assert f"{tmp_path / name} {trouble}: give a folder that holds cifar-10-batches-py" in str(refusal.value)

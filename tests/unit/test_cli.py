@@ -1,0 +1,125 @@
+"""The command line: digits out of the box, and one sentence for what cannot be done."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from vit_flax.cli import main
+from vit_flax.data import read_data
+
+GOOD_ACCURACY = 0.95
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """`vit-flax train` with nothing but a folder."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def one_epoch(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "short"
+    assert main(["train", "--out", str(out), "--epochs", "3", "--seed", "5"]) == 0
+    return out
+
+
+def test_train_without_arguments_learns_the_digits(digits):
+    result = json.loads((digits / "result.json").read_text())
+    assert result["test_acc"] > GOOD_ACCURACY
+    assert (digits / "learning_curve.png").stat().st_size
+
+
+def test_three_epochs_are_not_enough_to_pass_that(one_epoch):
+    assert json.loads((one_epoch / "result.json").read_text())["test_acc"] < GOOD_ACCURACY
+
+
+def test_evaluate_repeats_the_accuracy_of_training(digits, capsys):
+    result = json.loads((digits / "result.json").read_text())
+    assert main(["evaluate", "--run", str(digits)]) == 0
+    assert f"test_acc: {result['test_acc']:.4f} (scikit-learn digits, 360 images)" in capsys.readouterr().out
+
+
+def test_evaluate_best_names_its_epoch(digits, capsys):
+    history = json.loads((digits / "result.json").read_text())["history"]
+    best = max(history, key=lambda record: (record["val/acc"], record["epoch"]))
+    assert main(["evaluate", "--run", str(digits), "--checkpoint", "best"]) == 0
+    out = capsys.readouterr().out
+    assert f"epoch {best['epoch']} of" in out
+    assert f"val_acc: {best['val/acc']:.4f}" in out
+
+
+def test_predict_reads_images_of_digits(digits, tmp_path, capsys):
+    data = read_data(None)
+    right = 0
+    for i in range(20):
+        Image.fromarray(data.test.images[i, :, :, 0]).save(tmp_path / f"{i}.png")
+    assert main(["predict", "--run", str(digits), *(str(tmp_path / f"{i}.png") for i in range(20))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 20
+    for i, line in enumerate(lines):
+        file, digit = re.fullmatch(r"(.*\.png): (\d) \d+\.\d%, \d \d+\.\d%, \d \d+\.\d%", line).groups()
+        assert file == str(tmp_path / f"{i}.png")
+        right += int(digit) == data.test.labels[i]
+    assert right / 20 > GOOD_ACCURACY - 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    (
+        (["train", "--preset", "artcle"], r"unknown preset 'artcle': did you mean article"),
+        (["train", "--recipe", "modren"], r"unknown recipe 'modren': did you mean modern"),
+        (["train", "--recipe", "article"], r"recipe 'article' has means for 3 channels, but .* has images of 1"),
+        (["train", "--epochs", "0"], r"epochs is 0"),
+        (["train", "--batch-size", "9999"], r"1293 training images .* batch of 9999"),
+        (["train", "--data", "nowhere"], r"nowhere does not exist"),
+        (["train", "--resume"], r"fresh holds no run"),
+    ),
+)
+def test_what_cannot_be_done_is_said_in_a_sentence_and_leaves_no_folder(tmp_path, capsys, arguments, sentence):
+    out = tmp_path / "fresh"
+    assert main([*arguments, "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert re.fullmatch(rf"vit-flax: .*{sentence}.*\n", message)
+    assert not out.exists()
+
+
+def test_a_run_does_not_go_on_with_other_settings(one_epoch, capsys):
+    assert main(["train", "--resume", "--out", str(one_epoch), "--seed", "6", "--epochs", "4"]) == 2
+    message = capsys.readouterr().err
+    assert "recipe.epochs was 3, not 4" in message
+    assert "seed was 5, not 6" in message
+
+
+def test_a_finished_run_stays_as_it_is_when_resumed(one_epoch):
+    before = json.loads((one_epoch / "result.json").read_text())
+    assert main(["train", "--resume", "--out", str(one_epoch)]) == 0
+    assert json.loads((one_epoch / "result.json").read_text()) == before
+
+
+def test_a_run_is_not_overwritten(one_epoch, capsys):
+    assert main(["train", "--out", str(one_epoch)]) == 2
+    assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ("evaluate", "predict"))
+def test_a_folder_without_a_run_is_named(tmp_path, capsys, command):
+    assert main([command, "--run", str(tmp_path), *(["x.png"] if command == "predict" else [])]) == 2
+    assert f"{tmp_path} holds no run" in capsys.readouterr().err
+
+
+def test_predict_names_a_file_that_is_no_image(digits, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("no image")
+    assert main(["predict", "--run", str(digits), str(tmp_path / "notes.txt")]) == 2
+    assert "notes.txt" in capsys.readouterr().err
+
+
+def test_help_shows_every_command(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    out = capsys.readouterr().out
+    assert all(f"vit-flax {command}" in out for command in ("train", "evaluate", "predict"))
+    assert max(map(len, out.splitlines())) <= 80

@@ -1,0 +1,39 @@
+"""What a trained model says of images in files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vit_flax.readers import decode, needs, read
+from vit_flax.train import TrainState, eval_step
+
+
+def read_images(files: Sequence[Path], image_size: tuple[int, int], channels: int) -> np.ndarray:
+    """Image files as a model takes them: scaled until they cover its size, cropped at the centre; grey for one channel.
+
+    Returns uint8, (files, height, width, channels). Raises `DataError`, naming the file, for what cannot be read.
+    """
+    with needs("Pillow"):
+        from PIL import Image, ImageOps
+    height, width = image_size
+    pixels = []
+    for file in files:
+        photograph = decode(read(file), file).convert("RGB" if channels == 3 else "L")
+        fitted = ImageOps.fit(photograph, (width, height), method=Image.Resampling.BICUBIC)
+        pixels.append(np.asarray(fitted).reshape(height, width, channels))
+    return np.stack(pixels)
+
+
+def probabilities(state: TrainState, images: np.ndarray) -> np.ndarray:
+    """softmax(logits) of uint8 images: float32, (images, classes)."""
+    logits = jax.jit(eval_step)(state, jnp.asarray(images))
+    return np.asarray(jax.nn.softmax(logits, axis=-1))
+
+
+def likeliest(probabilities: np.ndarray, classes: Sequence[str], count: int) -> str:
+    """The `count` likeliest classes of one image, in words."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return ", ".join(f"{classes[i]} {probabilities[i]:.1%}" for i in order)

@@ -1,0 +1,131 @@
+"""A training run as a folder:
+
+run.json             its settings, and the versions and device it began on
+checkpoints/         last/ and best/, each with the history of all epochs
+tensorboard/         train/loss, train/acc and val/acc by epoch
+result.json          once it has ended: the history, and the test accuracy of the final parameters
+learning_curve.png
+"""
+
+import json
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tensorboard.summary import Writer
+
+from vit_flax.checkpoint import Checkpoints, Which
+from vit_flax.curve import draw
+from vit_flax.data import Data
+from vit_flax.environment import environment
+from vit_flax.settings import Settings, from_json, to_json, write_json
+from vit_flax.train import (
+    Diverged,
+    History,
+    Progress,
+    TrainState,
+    create_train_state,
+    eval_model,
+    initialize_model,
+    train_model,
+)
+from vit_flax.weights import count_parameters
+
+SCALARS = ("train/loss", "train/acc", "val/acc")  # the article's
+
+
+class RunError(ValueError):
+    """A run that cannot start, go on or be read: the message names the folder."""
+
+
+class Run:
+    """One run's settings and folder."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder, self.settings = folder, settings
+
+    @classmethod
+    def begin(cls, folder: Path, settings: Settings) -> "Run":
+        """A new run. Raises `RunError` rather than touch a folder that holds something."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{folder} is not empty: go on with the run there (--resume), or choose another --out")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", {"settings": to_json(settings), "environment": environment()})
+        return cls(folder, settings)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Run":
+        """The run that is kept there. Raises `RunError`."""
+        file = folder / "run.json"
+        if not file.is_file():
+            raise RunError(f"{folder} holds no run: there is no {file}")
+        try:
+            return cls(folder, from_json(json.loads(file.read_text())["settings"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
+
+    def fresh(self) -> TrainState:
+        """The state before the first step."""
+        s = self.settings
+        model, params, rng = initialize_model(s.config, s.seed)
+        return create_train_state(model, params, rng, s.recipe, s.steps_per_epoch)
+
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder / "checkpoints")
+
+    def epochs_done(self) -> int:
+        with self.checkpoints() as checkpoints:
+            path = checkpoints.path("last")
+        return int(path.name) if path else 0
+
+    def restored(self, which: Which) -> tuple[TrainState, History]:
+        """The state of the last or the best epoch. Raises `CheckpointError`."""
+        with self.checkpoints() as checkpoints:
+            return checkpoints.restore(which, self.fresh())
+
+    def train(self, data: Data, progress: Progress | None = None, stop_after: int | None = None) -> dict[str, Any]:
+        """Train from the last checkpoint, or from the start, to the end (or to an epoch): the result as it is kept.
+
+        Raises `RunError`, naming the step and the last good checkpoint, if the loss stops being finite.
+        """
+        with self.checkpoints() as checkpoints, closing(self._scalars()) as scalars:
+            state = self.fresh()
+            history: History = []
+            if checkpoints.path("last"):
+                state, history = checkpoints.restore("last", state)
+            for record in history:
+                _log(scalars, record)
+
+            def each_epoch(state: TrainState, history: History) -> None:
+                checkpoints.save(state, history)
+                _log(scalars, history[-1])
+
+            try:
+                state, history = train_model(state, data, history, each_epoch, progress, stop_after)
+            except Diverged as error:
+                good = checkpoints.path("last") or "there is none"
+                raise RunError(f"{error}; the last good checkpoint: {good}") from error
+        return self._conclude(state, history, data)
+
+    def _scalars(self) -> Writer:
+        # Written anew from the history: what a killed run had logged of later epochs would show twice.
+        folder = self.folder / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)
+        return Writer(str(folder))
+
+    def _conclude(self, state: TrainState, history: History, data: Data) -> dict[str, Any]:
+        result = {
+            "test_acc": eval_model(state, data.test),
+            "test_images": len(data.test.labels),
+            "parameters": count_parameters(self.settings.config),
+            "history": history,
+        }
+        write_json(self.folder / "result.json", result)
+        draw(result, self.settings, self.folder / "learning_curve.png")
+        return result
+
+
+def _log(scalars: Writer, record: dict[str, float]) -> None:
+    for name in SCALARS:
+        scalars.add_scalar(name, record[name], step=int(record["epoch"]))

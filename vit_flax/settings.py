@@ -1,0 +1,107 @@
+"""Everything that determines a training run, as one file of plain data."""
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from vit_flax.config import ViTConfig, preset
+from vit_flax.data import Data
+from vit_flax.recipe import Recipe, recipe
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One training run. The same settings on the same machine give the same bits."""
+
+    preset: str
+    config: ViTConfig
+    recipe_name: str
+    recipe: Recipe
+    seed: int
+    data: str | None  # the path as it was given; None: scikit-learn's digits
+    source: str  # what the data are
+    digest: str  # sha256 of all images and labels
+    train_images: int
+    classes: tuple[str, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.train_images // self.recipe.batch_size
+
+
+def resolve(
+    preset_name: str, recipe_name: str, changes: dict[str, Any], seed: int, path: str | None, data: Data
+) -> Settings:
+    """The settings of a preset and a recipe on these data: the model takes their image size, channels and classes.
+
+    Raises `ValueError` for unknown names, and for numbers that cannot work together.
+    """
+    count, height, width, channels = data.train.images.shape
+    chosen = recipe(recipe_name).replace(**changes)
+    if len(chosen.means) != channels:
+        raise ValueError(
+            f"recipe {recipe_name!r} has means for {len(chosen.means)} channels, "
+            f"but {data.source} has images of {channels}"
+        )
+    fitted = preset(preset_name).replace(image_size=(height, width), channels=channels, num_classes=len(data.classes))
+    return Settings(
+        preset=preset_name,
+        config=chosen.regularised(fitted),
+        recipe_name=recipe_name,
+        recipe=chosen,
+        seed=seed,
+        data=path,
+        source=data.source,
+        digest=digest(data),
+        train_images=count,
+        classes=data.classes,
+    )
+
+
+def digest(data: Data) -> str:
+    """sha256 of every image and label, in order."""
+    sha256 = hashlib.sha256()
+    for array in (*data.train, *data.validation, *data.test):
+        sha256.update(array.tobytes())
+    return sha256.hexdigest()
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    return dataclasses.asdict(settings)
+
+
+def from_json(plain: dict[str, Any]) -> Settings:
+    """The settings again, exactly. Raises `ValueError` or `TypeError` if fields are missing, unknown or wrong."""
+    config, recipe = _untupled(ViTConfig, plain["config"]), _untupled(Recipe, plain["recipe"])
+    return Settings(**plain | {"config": config, "recipe": recipe, "classes": tuple(plain["classes"])})
+
+
+def _untupled(kind: Any, plain: dict[str, Any]) -> Any:
+    # JSON knows no tuples.
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()})
+
+
+def differences(kept: Settings, asked: Settings) -> list[str]:
+    """What is not the same in two settings, a line each; paths may differ, as long as the data are the same."""
+    kept_fields, asked_fields = _flat(to_json(kept)), _flat(to_json(asked))
+    return [
+        f"{name} was {kept_fields[name]!r}, not {asked_fields[name]!r}"
+        for name in kept_fields
+        if name != "data" and kept_fields[name] != asked_fields[name]
+    ]
+
+
+def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in plain.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def write_json(path: Path, plain: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(plain, indent=1) + "\n")
+    part.replace(path)

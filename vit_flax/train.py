@@ -1,0 +1,268 @@
+"""Training, as the article has it: state, loss, step, epoch, model; on data that stay on the device.
+
+What a step draws depends on the seed and the step's number alone, and an epoch's order on the seed and the epoch's:
+so a run can stop after any epoch and go on bit for bit.
+
+    B batch   n images of a dataset
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from flax.training import train_state
+from jaxtyping import Array, Float, Int, UInt8
+
+from vit_flax import loss
+from vit_flax.augment import augment, normalise
+from vit_flax.config import ViTConfig
+from vit_flax.data import Data, Dataset
+from vit_flax.erase import erase
+from vit_flax.mix import mix
+from vit_flax.model import ViT
+from vit_flax.optimizer import optimizer
+from vit_flax.recipe import Recipe
+from vit_flax.trivial_augment import trivial_augment
+
+# At most so many steps run in one call on the device. (docs/training.md has the measurement.)
+STEPS_PER_CALL = 10
+
+Params = Any
+Progress = Callable[[int, float], None]  # told how many images were trained on, and their loss
+History = list[dict[str, float]]  # of each epoch: epoch, train/loss, train/acc, val/acc, seconds
+
+
+class Batch(NamedTuple):
+    images: Float[Array, "B height width C"]  # normalised
+    targets: Float[Array, "B classes"]  # distributions over the classes
+
+
+class Metrics(NamedTuple):
+    """Of one step, or stacked, of several."""
+
+    loss: Float[Array, "*steps"]
+    accuracy: Float[Array, "*steps"]
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a finite number; steps count from 1."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"the loss is not finite at step {step}")
+        self.step = step
+
+
+class TrainState(train_state.TrainState):
+    rng: jax.Array  # never changes: each step and epoch derives its own from it
+    average: Params | None  # running average of the parameters, where the recipe keeps one
+    config: ViTConfig = struct.field(pytree_node=False)
+    recipe: Recipe = struct.field(pytree_node=False)
+
+    @property
+    def eval_params(self) -> Params:
+        """The parameters that are evaluated."""
+        return self.params if self.average is None else self.average
+
+    def stream(self, name: str) -> jax.Array:
+        """An independent key for each use of randomness."""
+        return jax.random.fold_in(self.rng, ("order", "input", "dropout").index(name))
+
+
+@functools.cache  # one model object a config, so that a second run compiles nothing again
+def _model(config: ViTConfig) -> ViT:
+    return ViT(config)
+
+
+def initialize_model(config: ViTConfig, seed: int) -> tuple[ViT, Params, jax.Array]:
+    """The model, its fresh float32 parameters, and the key that all later randomness comes from."""
+    rng, init_rng = jax.random.split(jax.random.key(seed))
+    return _model(config), _fresh_params(config, init_rng), rng
+
+
+@partial(jax.jit, static_argnums=0)
+def _fresh_params(config: ViTConfig, rng: jax.Array) -> Params:
+    images = jnp.ones((1, *config.image_size, config.channels))
+    return _model(config).init(rng, images)["params"]
+
+
+def create_train_state(model: ViT, params: Params, rng: jax.Array, recipe: Recipe, steps_per_epoch: int) -> TrainState:
+    """The state before the first step. Training consumes its arrays, `params` among them."""
+    state = TrainState.create(
+        apply_fn=model.apply,
+        params=params,
+        tx=optimizer(recipe, steps_per_epoch),
+        rng=rng,
+        average=None if recipe.ema_decay is None else jax.tree.map(jnp.copy, params),
+        config=model.config,
+        recipe=recipe,
+    )
+    # Flax counts from a Python 0, which jit compiles for once more than for the step that a checkpoint brings back.
+    return state.replace(step=jnp.zeros((), jnp.int32))
+
+
+def calculate_loss(params: Params, state: TrainState, rng: jax.Array, batch: Batch) -> tuple[Array, Array]:
+    """Loss and accuracy on one batch in training, dropout drawn from `rng`."""
+    params, images = jax.tree.map(lambda x: x.astype(state.recipe.compute_dtype), (params, batch.images))
+    logits = state.apply_fn({"params": params}, images, train=True, rngs={"dropout": rng})
+    return loss.cross_entropy(logits, batch.targets), loss.accuracy(logits, batch.targets)
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update of the parameters, and of their average where the recipe keeps one."""
+    rng = jax.random.fold_in(state.stream("dropout"), state.step)
+    gradient = jax.value_and_grad(calculate_loss, has_aux=True)
+    (value, accuracy), grads = gradient(state.params, state, rng, batch)
+    state = state.apply_gradients(grads=grads)
+    if state.average is not None:
+        state = state.replace(average=_averaged(state))
+    return state, Metrics(value, accuracy)
+
+
+def _averaged(state: TrainState) -> Params:
+    # A young average would mostly remember the initialisation, so it starts short and grows (as TensorFlow's does).
+    assert state.recipe.ema_decay is not None
+    decay = jnp.minimum(state.recipe.ema_decay, (1 + state.step) / (10 + state.step))
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, state.params)
+
+
+def prepare(rng: jax.Array, picked: Dataset, state: TrainState) -> Batch:
+    """The input pipeline on the device: augmented, normalised and mixed as the recipe says."""
+    recipe = state.recipe
+    trivial_rng, augment_rng, erase_rng, mix_rng = jax.random.split(rng, 4)
+    images = trivial_augment(trivial_rng, picked.images) if recipe.trivial_augment else picked.images
+    images = normalise(augment(augment_rng, images, recipe), recipe.means, recipe.stds)
+    images = erase(erase_rng, images, recipe.erasing)
+    targets = loss.targets(picked.labels, state.config.num_classes, recipe.label_smoothing)
+    return Batch(*mix(mix_rng, images, targets, recipe.mixup, recipe.cutmix))
+
+
+@partial(jax.jit, donate_argnames="state")
+def train_steps(state: TrainState, dataset: Dataset, rows: Int[Array, "steps B"]) -> tuple[TrainState, Metrics]:
+    """A step for each row of image numbers, all in one call; the metrics are stacked."""
+
+    def step(state: TrainState, row: Int[Array, "B"]) -> tuple[TrainState, Metrics]:
+        rng = jax.random.fold_in(state.stream("input"), state.step)
+        return train_step(state, prepare(rng, take(dataset, row), state))
+
+    return jax.lax.scan(step, state, rows)
+
+
+def take(dataset: Dataset, row: Int[Array, "B"]) -> Dataset:
+    """The images and labels of those numbers."""
+    return Dataset(dataset.images[row], dataset.labels[row])
+
+
+def epoch_rows(state: TrainState, epoch: int, n: int) -> Int[np.ndarray, "steps B"]:
+    """The image numbers of each step of an epoch: shuffled, without the last incomplete batch.
+
+    Raises `ValueError` if there is no complete one.
+    """
+    batch_size = state.recipe.batch_size
+    if n < batch_size:
+        raise ValueError(f"{n} training images are not enough for a batch of {batch_size}")
+    order = jax.random.permutation(jax.random.fold_in(state.stream("order"), epoch), n)
+    steps = n // batch_size
+    return np.asarray(order)[: steps * batch_size].reshape(steps, batch_size)
+
+
+def train_epoch(
+    state: TrainState, dataset: Dataset, epoch: int, progress: Progress | None = None
+) -> tuple[TrainState, Metrics]:
+    """One pass over the data: the new state, and the epoch's mean metrics.
+
+    `progress(images, loss)` hears of each call, one call late, so that the device never waits.
+    Raises `Diverged` as soon as a loss that is not finite has been heard of.
+    """
+    rows = epoch_rows(state, epoch, len(dataset.labels))
+    per_call = _per_call(len(rows))
+    first = int(state.step)
+    calls: list[Metrics] = []
+
+    def hear(call: int) -> None:
+        losses = np.asarray(calls[call].loss)
+        if not np.isfinite(losses).all():
+            raise Diverged(first + call * per_call + int(np.isfinite(losses).argmin()) + 1)
+        if progress is not None:
+            progress(per_call * rows.shape[1], float(losses.mean()))
+
+    for start in range(0, len(rows), per_call):
+        state, metrics = train_steps(state, dataset, rows[start : start + per_call])
+        calls.append(metrics)
+        if len(calls) > 1:
+            hear(len(calls) - 2)
+    hear(len(calls) - 1)
+    losses, accuracies = (jnp.concatenate(part) for part in zip(*calls, strict=True))
+    return state, Metrics(losses.mean(), accuracies.mean())
+
+
+def _per_call(steps: int) -> int:
+    """The most steps in a call such that all calls of an epoch are alike, and compiled once."""
+    return max(k for k in range(1, STEPS_PER_CALL + 1) if steps % k == 0)
+
+
+def eval_step(state: TrainState, images: UInt8[Array, "B height width C"]) -> Float[Array, "B classes"]:
+    """Logits of images as they are, in float32, with the parameters that are evaluated."""
+    images = normalise(images, state.recipe.means, state.recipe.stds)
+    return state.apply_fn({"params": state.eval_params}, images, train=False)
+
+
+@jax.jit
+def _count_correct(
+    state: TrainState, dataset: Dataset, rows: Int[Array, "steps B"], mask: Float[Array, "steps B"]
+) -> Int[Array, ""]:
+    def correct(total: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
+        row, mask = step
+        batch = take(dataset, row)
+        right = eval_step(state, batch.images).argmax(axis=-1) == batch.labels
+        return total + jnp.sum(right & mask), None
+
+    return jax.lax.scan(correct, jnp.int32(0), (rows, mask))[0]
+
+
+def eval_model(state: TrainState, dataset: Dataset) -> float:
+    """The share of a dataset's images that are classified correctly: an exact count.
+
+    The last batch is filled up with images that do not count, so that all batches have one size and compile once.
+    """
+    n, batch_size = len(dataset.labels), state.recipe.batch_size
+    rows = np.arange(-(-n // batch_size) * batch_size).reshape(-1, batch_size)
+    return int(_count_correct(state, dataset, rows % n, rows < n)) / n
+
+
+def train_model(
+    state: TrainState,
+    data: Data,
+    history: History | None = None,
+    each_epoch: Callable[[TrainState, History], None] | None = None,
+    progress: Progress | None = None,
+    stop_after: int | None = None,
+) -> tuple[TrainState, History]:
+    """All epochs of the recipe that the history still lacks, validating after each. Raises `Diverged`.
+
+    `each_epoch(state, history)` is called at the end of each. After epoch `stop_after` the rest is left for later.
+    """
+    epochs = min(state.recipe.epochs, stop_after or state.recipe.epochs)
+    history = list(history or [])
+    train, validation = jax.device_put((data.train, data.validation))
+    for epoch in range(len(history) + 1, epochs + 1):
+        start = time.perf_counter()
+        state, metrics = train_epoch(state, train, epoch, progress)
+        trained = time.perf_counter()
+        history.append(
+            {
+                "epoch": epoch,
+                "train/loss": float(metrics.loss),
+                "train/acc": float(metrics.accuracy),
+                "val/acc": eval_model(state, validation),
+                "seconds": trained - start,
+            }
+        )
+        if each_epoch is not None:
+            each_epoch(state, history)
+    return state, history
