@@ -17,11 +17,11 @@ from vit_flax.train import eval_model
 INTRODUCTION = """\
 Train a Vision Transformer, evaluate it, and let it classify images.
 
-  vit-flax train                          scikit-learn's digits, a minute on two CPU cores
-  vit-flax train --data cifar --out c10   CIFAR-10, with the article's model and recipe
-  vit-flax train --resume --out c10       go on after an interruption, bit for bit
-  vit-flax evaluate --run c10             validation and test accuracy of a kept run
-  vit-flax predict --run c10 cat.jpg      the likeliest classes of an image
+  vit-flax train                         scikit-learn's digits, in a minute
+  vit-flax train --data cifar --out c10  CIFAR-10, the article's model and recipe
+  vit-flax train --resume --out c10      after an interruption, bit for bit
+  vit-flax evaluate --run c10            validation and test accuracy of a run
+  vit-flax predict --run c10 cat.jpg     the likeliest classes of an image
 """
 TRAINING = """\
 Train a model and keep the run in a folder.
@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "--preset", metavar="NAME", help=f"the model: {', '.join(PRESETS)} (default: digits; article with --data)"
     )
     training.add_argument(
-        "--recipe", metavar="NAME", help=f"how it is trained: {', '.join(RECIPES)} (default: as --preset)"
+        "--recipe",
+        metavar="NAME",
+        help=f"how it is trained: {', '.join(RECIPES)} (default: digits; article with --data)",
     )
     training.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
     training.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")

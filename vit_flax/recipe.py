@@ -71,6 +71,12 @@ class Recipe:
         """The same recipe with some fields changed; a wrong field name or value is an error."""
         return dataclasses.replace(self, **changes)
 
+    def steps_per_epoch(self, images: int) -> int:
+        """Complete batches in so many images. Raises `ValueError` if there is none."""
+        if images < self.batch_size:
+            raise ValueError(f"{images} training images are not enough for a batch of {self.batch_size}")
+        return images // self.batch_size
+
     def regularised(self, config: ViTConfig) -> ViTConfig:
         """The model as this recipe trains it: with its rates of dropout and stochastic depth."""
         if self.dropout is None:

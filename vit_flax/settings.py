@@ -28,7 +28,7 @@ class Settings:
 
     @property
     def steps_per_epoch(self) -> int:
-        return self.train_images // self.recipe.batch_size
+        return self.recipe.steps_per_epoch(self.train_images)
 
 
 def resolve(
@@ -46,6 +46,7 @@ def resolve(
             f"but {data.source} has images of {channels}"
         )
     fitted = preset(preset_name).replace(image_size=(height, width), channels=channels, num_classes=len(data.classes))
+    chosen.steps_per_epoch(count)
     return Settings(
         preset=preset_name,
         config=chosen.regularised(fitted),

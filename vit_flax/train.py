@@ -163,11 +163,8 @@ def epoch_rows(state: TrainState, epoch: int, n: int) -> Int[np.ndarray, "steps 
 
     Raises `ValueError` if there is no complete one.
     """
-    batch_size = state.recipe.batch_size
-    if n < batch_size:
-        raise ValueError(f"{n} training images are not enough for a batch of {batch_size}")
+    batch_size, steps = state.recipe.batch_size, state.recipe.steps_per_epoch(n)
     order = jax.random.permutation(jax.random.fold_in(state.stream("order"), epoch), n)
-    steps = n // batch_size
     return np.asarray(order)[: steps * batch_size].reshape(steps, batch_size)
 
 
