@@ -18,9 +18,9 @@ INTRODUCTION = """\
 Train a Vision Transformer, evaluate it, and let it classify images.
 
   vit-flax train                         scikit-learn's digits, in a minute
-  vit-flax train --data cifar --out c10  CIFAR-10, the article's model and recipe
+  vit-flax train --data cifar --out c10  CIFAR-10, as in the article
   vit-flax train --resume --out c10      after an interruption, bit for bit
-  vit-flax evaluate --run c10            validation and test accuracy of a run
+  vit-flax evaluate --run c10            validation and test accuracy
   vit-flax predict --run c10 cat.jpg     the likeliest classes of an image
 """
 TRAINING = """\

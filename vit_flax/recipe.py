@@ -117,7 +117,7 @@ _ARTICLE: dict[str, Any] = dict(
 )
 
 # What small ViTs are trained with when accuracy counts: DeiT's ingredients (arXiv:2012.12877) in the sizes that
-# "Vision Transformer for Small-Size Datasets" (arXiv:2112.13492) gives for CIFAR-10, but TrivialAugment for AutoAugment.
+# "Vision Transformer for Small-Size Datasets" (arXiv:2112.13492) gives for CIFAR-10; TrivialAugment for AutoAugment.
 _MODERN: dict[str, Any] = _ARTICLE | dict(
     epochs=300,
     learning_rate=1e-3,

@@ -226,7 +226,7 @@ def check_step(step, steps=4):
     with jax.enable_x64(True):
         state = linear_state(PLAIN.replace(ema_decay=DECAY), without_dropout)
         params, rules = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), state.params), optax.sgd(RATE)
-        state = state.replace(params=params, average=params, tx=rules, opt_state=rules.init(params))
+        state = state.replace(step=0, params=params, average=params, tx=rules, opt_state=rules.init(params))
         state = state.replace(recipe=SimpleNamespace(compute_dtype=jnp.float64, ema_decay=DECAY))
         metrics = []
         for _ in range(steps):

@@ -1,0 +1,89 @@
+"""Seeds are trained one after the other, and the record says what was reached, on what."""
+
+import json
+
+import numpy as np
+import pytest
+
+from conformance import tables
+from vit_flax import settlement
+from vit_flax.data import Data, Dataset
+from vit_flax.settlement import record_name, summary, train_seeds
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+
+    def dataset(count):
+        return Dataset(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), np.arange(count, dtype=np.int32) % 2)
+
+    return Data(dataset(128), dataset(9), dataset(11), ("even", "odd"), "toy")
+
+
+@pytest.fixture(scope="module")
+def record(data, tmp_path_factory):
+    return train_seeds("digits", "digits", (0, 7), data, None, tmp_path_factory.mktemp("runs"), stop_after=1)
+
+
+def test_a_record_says_what_was_trained_on_what_and_how_far(record):
+    assert record["kind"] == "training"
+    assert [run["seed"] for run in record["runs"]] == [0, 7]
+    assert record["epochs"] == 1
+    assert record["settings"]["recipe"]["epochs"] == 60
+    assert record["settings"]["source"] == "toy"
+    assert record["environment"]["device"]
+    assert record["compile_seconds"] > 0
+    assert record_name(record).endswith("-training-digits-digits-cpu.json")
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_no_path_gets_into_a_record(data, tmp_path):
+    folder = tmp_path / "private"
+    record = train_seeds("digits", "digits", (0,), data, str(folder / "data"), folder, stop_after=1)
+    assert "private" not in json.dumps(record)
+
+
+def test_what_is_there_is_not_trained_again(data, tmp_path, monkeypatch):
+    first = train_seeds("digits", "digits", (0,), data, None, tmp_path, stop_after=1)
+    calls = []
+    monkeypatch.setattr("vit_flax.train.train_epoch", lambda *args: calls.append(args))
+    again = train_seeds("digits", "digits", (0,), data, None, tmp_path, stop_after=1)
+    assert calls == []
+    assert again["runs"] == first["runs"]
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused(data, tmp_path):
+    train_seeds("digits", "digits", (0,), data, None, tmp_path, stop_after=1)
+    other = Data(data.validation, data.train, data.test, data.classes, "other")
+    with pytest.raises(
+        ValueError, match=r"batch of 64|holds a run with other settings: .*source was 'toy', not 'other'"
+    ):
+        train_seeds("digits", "digits", (0,), other, None, tmp_path)
+
+
+def test_the_mean_is_over_seeds_and_its_spread_that_of_a_sample(record):
+    settings = type("Settings", (), {"steps_per_epoch": 10, "recipe": type("Recipe", (), {"batch_size": 5})})
+    runs = [
+        {"test_acc": acc, "history": [{"seconds": 2.0}, {"seconds": 4.0}, {"seconds": 4.0}]} for acc in (0.5, 0.7, 0.9)
+    ]
+    found = summary(runs, settings)
+    assert found == {"mean": 0.7, "sd": 0.2, "epochs": 3, "seconds": 10.0, "images_per_second": 12.5}
+    assert summary(runs[:1], settings)["sd"] is None
+
+
+def test_the_command_records_each_preset(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(settlement, "read_data", lambda source: data)
+    options = ["--presets", "digits", "--recipe", "digits", "--seeds", "3", "--stop-after", "1"]
+    settlement.main([*options, "--runs", str(tmp_path / "runs"), "--record", str(tmp_path / "records")])
+    (file,) = (tmp_path / "records").iterdir()
+    assert json.loads(file.read_text())["runs"][0]["seed"] == 3
+    assert "digits: test_acc" in capsys.readouterr().out
+
+
+def test_the_table_has_a_row_for_each_record(record):
+    table = tables.training_table([record])
+    row = next(line for line in table.splitlines() if line.startswith("| digits"))
+    assert f"{record['mean']:.4f} ± {record['sd']:.4f}" in row
+    assert "| 1 of 60 | 0, 7 |" in row
+    assert "Data: toy. Device: cpu" in table
