@@ -128,7 +128,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Case by case, and within a case the lower rungs first, whichever file a test is in."""
-    if climbing := [item for item in items if "climb" in getattr(item, "fixturenames", ())]:
+    climbing = [item for item in items if "climb" in getattr(item, "fixturenames", ())]
+    if climbing:
         from conformance.ladder import RUNGS
 
         cases = _ladder(config).cases
@@ -138,6 +139,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return cases.index(params["case"]), RUNGS.index(params.get("rung", RUNGS[0]))
 
         items[:] = sorted(climbing, key=place) + [item for item in items if item not in climbing]
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:  # with --dist loadgroup, one process climbs a case, or has all of another file's tests
+            group = item.callspec.params["case"] if item in climbing else item.path.stem  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.xdist_group(str(group)))
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

@@ -180,6 +180,17 @@ def test_a_recipe_says_the_models_rates_and_nothing_else(changes, rates):
     assert regularised.replace(dropout=0.1, attention_dropout=0.1, drop_path=0.0) == article
 
 
+@pytest.mark.parametrize(("images", "steps"), ((128, 1), (255, 1), (256, 2), (45_000, 351)))
+def test_an_epoch_has_a_step_for_every_complete_batch(images, steps):
+    assert recipe("article").steps_per_epoch(images) == steps
+
+
+@pytest.mark.parametrize("images", (0, 127))
+def test_too_few_images_for_a_batch_are_refused_naming_both_numbers(images):
+    with pytest.raises(ValueError, match=f"^{images} training images are not enough for a batch of 128$"):
+        recipe("article").steps_per_epoch(images)
+
+
 @pytest.mark.parametrize("field", ("dropout", "drop_path"))
 def test_an_impossible_rate_is_refused_by_the_model_that_gets_it(field):
     with pytest.raises(ValueError, match=f"^{field} is 1.0, but must be in \\[0, 1\\)"):

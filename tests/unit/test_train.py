@@ -538,7 +538,7 @@ def test_a_run_that_is_complete_stays_as_it_is(straight):
 
 
 LOST = {
-    "step": lambda state: state.replace(step=0),
+    "step": lambda state: state.replace(step=jnp.zeros_like(state.step)),
     "moments": lambda state: state.replace(opt_state=state.tx.init(state.params)),
     "average": lambda state: state.replace(average=state.params),
     "dropout rng": lambda state: state.replace(rng=jax.random.key(7)),
