@@ -1,5 +1,14 @@
-"""Checkpoints of a training run with Orbax: the last epoch's and the best one's, each written whole or not at all."""
+"""Checkpoints of a training run with Orbax: the last epoch's and the best one's, each kept whole or not at all.
 
+last/7/ or best/5/   the epoch
+    state/           Orbax's
+    history.json
+    sha256.json      of every other file
+"""
+
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vit_flax.settings import write_json
 from vit_flax.train import History, TrainState
 
 Which = Literal["last", "best"]
@@ -18,61 +28,92 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints under a folder. Use it as a context: writing goes on in the background until the end."""
+    """The checkpoints under a folder. Use it as a context, which ends Orbax's threads."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()  # Orbax wants absolute paths
-        options = ocp.CheckpointManagerOptions(max_to_keep=1)
-        self.managers = {
-            which: ocp.CheckpointManager(self.folder / which, options=options) for which in ("best", "last")
-        }
+        self.orbax = ocp.StandardCheckpointer()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        for manager in self.managers.values():
-            manager.close()
+        self.orbax.close()
 
     def save(self, state: TrainState, history: History) -> None:
         """Keep the epoch that just ended as the last, and as the best if no earlier one validated better."""
         best = max(record["val/acc"] for record in history)
         # The best goes first: were the run killed in between, resuming the last would come by here again.
-        for which in ("best", "last") if history[-1]["val/acc"] >= best else ("last",):
-            manager = self.managers[which]
-            if len(history) not in manager.all_steps():
-                manager.save(
-                    len(history),
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardSave(_arrays(state)), history=ocp.args.JsonSave(history)
-                    ),
-                )
+        names = ("best", "last") if history[-1]["val/acc"] >= best else ("last",)
+        part = self.folder / "part"
+        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
+        self.orbax.save(part / "state", _packed(_arrays(state)))
+        self.orbax.wait_until_finished()
+        write_json(part / "history.json", history)
+        write_json(part / "sha256.json", _sha256(part))
+        for name in names:
+            _keep(part, self.folder / name / str(len(history)))
+        shutil.rmtree(part)
 
     def path(self, which: Which) -> Path | None:
         """The folder of that checkpoint; None before the first."""
-        self.managers[which].wait_until_finished()
-        epoch = self.managers[which].latest_step()
-        return None if epoch is None else self.folder / which / str(epoch)
+        epochs = [path for path in (self.folder / which).glob("*") if path.name.isdecimal()]
+        return max(epochs, key=lambda path: int(path.name), default=None)
 
     def restore(self, which: Which, state: TrainState) -> tuple[TrainState, History]:
         """The state and history kept there; `state` says what they look like. Raises `CheckpointError`."""
         if (path := self.path(which)) is None:
             raise CheckpointError(f"{self.folder} has no checkpoint yet")
-        wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, _arrays(state))
         try:
-            kept = self.managers[which].restore(
-                int(path.name),
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(wanted), history=ocp.args.JsonRestore()),
-            )
+            # Before Orbax sees them: it overlooks damaged arrays, and goes on about other damage in the background.
+            if _sha256(path) != json.loads((path / "sha256.json").read_text()):
+                raise ValueError("files are not as they were written, by their sha256")
+            wanted = jax.eval_shape(_packed, _arrays(state))
+            kept = _unpacked(self.orbax.restore(path / "state", wanted), _arrays(state))
+            return state.replace(**kept), json.loads((path / "history.json").read_text())
         except Exception as error:  # whatever Orbax and TensorStore stumble over
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})"
-            ) from error
-        # Orbax pins its arrays to a device, and jit would compile again for those.
-        return state.replace(**jax.tree.map(lambda array: jnp.asarray(np.asarray(array)), kept.state)), kept.history
+            reason = str(error).partition("\n")[0]
+            message = f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})"
+            raise CheckpointError(message) from error
+
+
+def _keep(part: Path, whole: Path) -> None:
+    """Copy `part`, so that it is there whole or not at all, and in place of what was kept before."""
+    if whole.exists():
+        return
+    shutil.rmtree(whole.parent / "part", ignore_errors=True)
+    shutil.copytree(part, whole.parent / "part")
+    (whole.parent / "part").rename(whole)
+    for other in whole.parent.iterdir():
+        if other != whole:
+            shutil.rmtree(other)
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
     """What changes while training; all else follows from the run's settings."""
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "average")}
+
+
+# Orbax takes milliseconds for each array, and a state has hundreds: so it gets one array for each dtype.
+
+
+def _packed(tree: Any) -> dict[str, jax.Array]:
+    leaves = jax.tree.leaves(tree)
+    kinds = sorted({str(leaf.dtype) for leaf in leaves})
+    return {kind: jnp.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype == kind]) for kind in kinds}
+
+
+def _unpacked(packed: dict[str, jax.Array], like: Any) -> Any:
+    rest = {kind: np.asarray(array) for kind, array in packed.items()}
+
+    def leaf(like: jax.Array) -> jax.Array:
+        kind = str(like.dtype)
+        own, rest[kind] = np.split(rest[kind], [like.size])
+        return jnp.array(own.reshape(like.shape))
+
+    return jax.tree.map(leaf, like)
+
+
+def _sha256(folder: Path) -> dict[str, str]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / "sha256.json")
+    return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}

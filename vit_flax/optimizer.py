@@ -12,7 +12,7 @@ from vit_flax.recipe import Recipe
 def schedule(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up from zero, then constant or along half a cosine to zero."""
     warmup = round(recipe.warmup_epochs * steps_per_epoch)
-    rest = recipe.epochs * steps_per_epoch - warmup
+    rest = max(recipe.epochs * steps_per_epoch - warmup, 1)  # optax wants one, even where the warm-up takes all
     if recipe.schedule == "constant":
         after = optax.constant_schedule(recipe.learning_rate)
     else:

@@ -21,7 +21,7 @@ def read_images(files: Sequence[Path], image_size: tuple[int, int], channels: in
     height, width = image_size
     pixels = []
     for file in files:
-        photograph = decode(read(file), file).convert("RGB" if channels == 3 else "L")
+        photograph = ImageOps.exif_transpose(decode(read(file), file)).convert("RGB" if channels == 3 else "L")
         fitted = ImageOps.fit(photograph, (width, height), method=Image.Resampling.BICUBIC)
         pixels.append(np.asarray(fitted).reshape(height, width, channels))
     return np.stack(pixels)

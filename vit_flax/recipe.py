@@ -20,7 +20,7 @@ class Recipe:
     epochs: int
     batch_size: int
     learning_rate: float  # the highest; Adam's
-    schedule: Literal["constant", "cosine"]  # cosine: down to zero at the last step
+    schedule: Literal["constant", "cosine"]  # cosine: down to zero after the last step
     warmup_epochs: float  # linear, from zero
     weight_decay: float  # decoupled (AdamW), of kernels only; 0: plain Adam
     clip_norm: float | None  # of the whole gradient; None: not clipped
@@ -58,6 +58,9 @@ class Recipe:
             raise ValueError(f"ema_decay is {self.ema_decay}, but must be in [0, 1)")
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ValueError(f"clip_norm is {self.clip_norm}, but must be positive")
+        for name in ("means", "stds", "crop_scale", "crop_ratio"):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be a tuple")
         if len(self.means) != len(self.stds) or not all(std > 0 for std in self.stds):
             raise ValueError(f"means {self.means} and stds {self.stds} must have one entry a channel, stds above 0")
         for name, top in (("crop_scale", 1.0), ("crop_ratio", math.inf)):

@@ -62,7 +62,7 @@ class Run:
             raise RunError(f"{folder} holds no run: there is no {file}")
         try:
             return cls(folder, from_json(json.loads(file.read_text())["settings"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{file} cannot be read: {error}") from error
 
     def fresh(self) -> TrainState:

@@ -39,7 +39,9 @@ def resolve(
     Raises `ValueError` for unknown names, and for numbers that cannot work together.
     """
     count, height, width, channels = data.train.images.shape
-    chosen = recipe(recipe_name).replace(**changes)
+    base = recipe(recipe_name)
+    warmup_epochs = base.warmup_epochs * changes.get("epochs", base.epochs) / base.epochs  # as long a share of the run
+    chosen = base.replace(warmup_epochs=warmup_epochs, **changes)
     if len(chosen.means) != channels:
         raise ValueError(
             f"recipe {recipe_name!r} has means for {len(chosen.means)} channels, "

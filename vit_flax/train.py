@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from flax.training import train_state
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vit_flax import loss
 from vit_flax.augment import augment, normalise
@@ -211,7 +211,7 @@ def eval_step(state: TrainState, images: UInt8[Array, "B height width C"]) -> Fl
 
 @jax.jit
 def _count_correct(
-    state: TrainState, dataset: Dataset, rows: Int[Array, "steps B"], mask: Float[Array, "steps B"]
+    state: TrainState, dataset: Dataset, rows: Int[Array, "steps B"], mask: Bool[Array, "steps B"]
 ) -> Int[Array, ""]:
     def correct(total: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
         row, mask = step
