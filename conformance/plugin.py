@@ -128,8 +128,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Case by case, and within a case the lower rungs first, whichever file a test is in."""
-    climbing = [item for item in items if "climb" in getattr(item, "fixturenames", ())]
-    if climbing:
+    if climbing := [item for item in items if "climb" in getattr(item, "fixturenames", ())]:
         from conformance.ladder import RUNGS
 
         cases = _ladder(config).cases
@@ -139,10 +138,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return cases.index(params["case"]), RUNGS.index(params.get("rung", RUNGS[0]))
 
         items[:] = sorted(climbing, key=place) + [item for item in items if item not in climbing]
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:  # with --dist loadgroup, one process climbs a case, or has all of another file's tests
-            group = item.callspec.params["case"] if item in climbing else item.path.stem  # type: ignore[attr-defined]
-            item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes, one climbs a case, or has all tests of another file: what they share is made once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    from conformance.cases import CASES
+
+    class CaseOrFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            climbed = (str(case) for case in CASES if f"[{case}" in nodeid and nodeid.startswith("conformance/"))
+            return next(climbed, nodeid.partition("::")[0])
+
+    return CaseOrFile(config, log)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
