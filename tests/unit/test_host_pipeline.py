@@ -27,7 +27,11 @@ from conformance.tolerances import ROUNDING_FACTOR
 from reference import data
 from reference.data import ArrayDataset, cifar10, image_to_numpy, loaders, numpy_collate, train_transform
 from vit_flax.augment import flip, normalise, resized_crop
+from vit_flax.config import preset
+from vit_flax.data import Dataset
+from vit_flax.loss import targets
 from vit_flax.recipe import recipe
+from vit_flax.train import Batch, create_train_state, initialize_model, prepare, train_step
 
 ROOT = Path(data.__file__).parents[1]
 BATCHES = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
@@ -260,3 +264,16 @@ def test_the_device_gives_the_hosts_pixels(monkeypatch: pytest.MonkeyPatch) -> N
     for wrong_flips, shift in ((np.zeros(64, bool), [0, 0, 0, 0]), (flips, [0, 0, 0, -1])):
         wrong = cropped(images, wrong_flips, np.add(boxes, shift))
         assert np.abs(wrong.astype(int) - pixels).max() > ONE_ROUNDING
+
+
+def test_a_loaders_batch_goes_into_the_step_that_the_device_pipeline_feeds() -> None:
+    """Its pixels were compared above; here, that the step takes it as it is, and gives a state of the same kind."""
+    images, labels = random_images(8), np.arange(8, dtype=np.int32)
+    loader = DataLoader(ArrayDataset(images, labels, data.test_transform), batch_size=8, collate_fn=numpy_collate)
+    host_images, host_labels = next(iter(loader))
+    config = preset("digits").replace(image_size=(32, 32), channels=3, patch_size=16, num_layers=1)
+    state = create_train_state(*initialize_model(config, seed=0), recipe("article"), steps_per_epoch=1)
+    host = Batch(jnp.asarray(host_images), targets(jnp.asarray(host_labels), config.num_classes))
+    device = jax.eval_shape(prepare, jax.random.key(0), Dataset(images, labels), state)
+    assert jax.eval_shape(lambda: host) == device
+    assert jax.eval_shape(train_step, state, host) == jax.eval_shape(train_step, state, device)
