@@ -163,7 +163,7 @@ def first_broken_law(layers, rates):
 
 
 def deep(num_layers, **changes):
-    sizes = dict(image_size=(4, 2), hidden_dim=4, num_heads=1, mlp_dim=4, num_layers=num_layers)
+    sizes = dict(image_size=(4, 2), patch_size=2, hidden_dim=4, num_heads=1, mlp_dim=4, num_layers=num_layers)
     return preset("digits").replace(**sizes, drop_path=0.5, **changes)
 
 
