@@ -14,9 +14,9 @@ from vit_flax.settlement import ARTICLE_ACCURACY, record_name, train_seeds
 
 SEEDS = (0, 1, 2)
 
-# Preset, last epoch, and the mean test accuracy over the seeds that is asked of it. On a GPU: the notebook's later model,
-# the likeliest to have earned the article's figure. Without one: five standard errors below what was recorded on two
-# cores (results/2026-11-22T1540-training-article-article-cpu.json: 0.3241, standard deviation 0.0050).
+# Preset, last epoch, and the mean test accuracy over the seeds that is asked of it. On a GPU: the notebook's later
+# model, the likeliest to have earned the article's figure. Without one: five standard errors below what was recorded on
+# two cores (results/2026-11-22T1540-training-article-article-cpu.json: 0.3241, standard deviation 0.0050).
 ON_GPU = ("article-p4-untied", None, ARTICLE_ACCURACY)
 ON_CPU = ("article", 1, 0.3241 - 5 * 0.0050 / math.sqrt(len(SEEDS)))
 
