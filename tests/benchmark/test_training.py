@@ -10,10 +10,11 @@ from vit_flax.config import preset
 from vit_flax.data import Dataset
 from vit_flax.recipe import recipe
 
-STEPS = 20
+STEPS = 8
 RECIPE = recipe("article")
 IMAGES = STEPS * RECIPE.batch_size
 ROUNDS = 3
+LOSSES: set[float] = set()  # of that epoch, however it is cut into calls
 
 pytestmark = pytest.mark.benchmark
 
@@ -36,9 +37,9 @@ def record(benchmark, group):
 
 
 @pytest.mark.parametrize("preset_name", ("article",))
-@pytest.mark.parametrize("steps_per_call", (1, 10, STEPS))
+@pytest.mark.parametrize("steps_per_call", (1, 4, STEPS))
 def test_epoch(benchmark, dataset, monkeypatch, preset_name, steps_per_call):
-    """One step a call, ten, or the whole epoch: the same losses, and which is fastest."""
+    """One step a call, four, or the whole epoch: the same losses, and which is fastest."""
     monkeypatch.setattr(train, "STEPS_PER_CALL", steps_per_call)
     on_device = jax.device_put(dataset)
     losses = []
@@ -50,9 +51,8 @@ def test_epoch(benchmark, dataset, monkeypatch, preset_name, steps_per_call):
     epoch(fresh(preset_name))  # compiles
     benchmark.pedantic(epoch, setup=lambda: ((fresh(preset_name),), {}), rounds=ROUNDS)
     record(benchmark, f"epoch of {preset_name}, steps a call")
-    monkeypatch.setattr(train, "STEPS_PER_CALL", 4)
-    _, metrics = train.train_epoch(fresh(preset_name), on_device, epoch=1)
-    assert set(losses) == {float(metrics.loss)}
+    LOSSES.update(losses)
+    assert len(LOSSES) == 1
 
 
 def test_pipeline_on_the_device(benchmark, dataset):
