@@ -30,7 +30,7 @@ from vit_flax.optimizer import optimizer
 from vit_flax.recipe import Recipe
 from vit_flax.trivial_augment import trivial_augment
 
-# At most so many steps run in one call on the device. (docs/training.md has the measurement.)
+# At most so many steps run in one call on the device: tests/benchmark/test_training.py compares.
 STEPS_PER_CALL = 10
 
 Params = Any
