@@ -5,8 +5,9 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from conformance import sides
 from conformance.precision import torch_device
+from conformance.rungs import Rung
+from conformance.torch_side import BUILDERS, TorchSide
 from vit_flax.config import PRESETS, ViTConfig, one_of, preset
 
 # Reference name -> the preset it must equal.
@@ -21,9 +22,7 @@ REFERENCES = {f"twin:{name}": name for name in PRESETS} | {
     "torchvision:vit_b_32": "vit_b32",
 }
 
-_BUILDERS = {"twin": sides.twin, "timm": sides.timm, "torchvision": sides.torchvision}
-
-DEFAULT_TARGET = "conformance.sides:FlaxSide"
+DEFAULT_TARGET = "conformance.flax_side:FlaxSide"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Case:
     reference: str
     image_size: tuple[int, int] | None = None
     num_layers: int | None = None
+    training: bool = True  # False: here for the model, and not for what it is trained by
 
     def __post_init__(self) -> None:
         one_of("reference", self.reference, REFERENCES)
@@ -54,9 +54,13 @@ class Case:
         height, width = self.config.image_size
         return 16 if height * width <= 64 * 64 else 2
 
-    def build_reference(self) -> sides.TorchSide:
+    def build_reference(self, config: ViTConfig) -> TorchSide:
+        """The reference of this name, built for a config."""
         source, architecture = self.reference.split(":")
-        return _BUILDERS[source](architecture, self.config, torch_device())
+        return BUILDERS[source](architecture, config, torch_device())
+
+    def climbs(self, rung: Rung) -> bool:
+        return self.training or not rung.training
 
     def __str__(self) -> str:
         c = self.config
@@ -65,21 +69,21 @@ class Case:
 
 CASES = (
     Case("twin:article"),
-    Case("twin:article", image_size=(32, 48)),
-    Case("twin:article-p4"),
-    Case("twin:article-p4-untied"),
+    Case("twin:article", image_size=(32, 48), training=False),
+    Case("twin:article-p4", training=False),
+    Case("twin:article-p4-untied", training=False),
     Case("twin:article-p4-untied", image_size=(24, 40), num_layers=2),
     Case("twin:digits"),
-    Case("twin:vit_ti16"),
+    Case("twin:vit_ti16", training=False),
     Case("twin:vit_ti16", image_size=(160, 224), num_layers=2),
-    Case("timm:vit_tiny_patch16_224"),
+    Case("timm:vit_tiny_patch16_224", training=False),
     Case("timm:vit_tiny_patch16_224", image_size=(160, 224), num_layers=2),
-    Case("twin:vit_s16", num_layers=2),
-    Case("timm:vit_small_patch16_224", num_layers=2),
-    Case("twin:vit_b16", num_layers=2),
-    Case("timm:vit_base_patch16_224"),
-    Case("torchvision:vit_b_16", num_layers=2),
-    Case("torchvision:vit_b_32", num_layers=2),
+    Case("twin:vit_s16", num_layers=2, training=False),
+    Case("timm:vit_small_patch16_224", num_layers=2, training=False),
+    Case("twin:vit_b16", num_layers=2, training=False),
+    Case("timm:vit_base_patch16_224", training=False),
+    Case("torchvision:vit_b_16", num_layers=2, training=False),
+    Case("torchvision:vit_b_32", num_layers=2, training=False),
 )
 
 

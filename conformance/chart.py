@@ -1,6 +1,6 @@
-"""Where things go in the pictures of a report: the grid of rung and block, and the error-growth curve.
+"""Where things go in the pictures of a report: grids of rung and block, curves of error by tap and by training step.
 
-Everything here is computed from one case of the report and knows nothing of HTML: the template draws it.
+Everything here is computed from rungs of one case of the report and knows nothing of HTML: the template draws it.
 """
 
 import math
@@ -13,6 +13,12 @@ from typing import Any
 MODES = ("alone", "free")
 ROLES = {"candidate": "error", "reference": "reference_error"}
 MARKS = {"over": "×", "far-over": "×", "broken": "!"}
+
+# The columns of a grid, from the images on. A norm goes with what it feeds, and the head is seen at the logits.
+BLOCKS = ("images", "patches", "embedding", "encoder", "norm", "logits")
+PARTS = ("attention", "mlp", "")
+HOMES = {"norm1": "attention", "norm2": "mlp", "head": "logits"}
+LABELLED = 5  # steps: every fifth, and there is room for all taps
 
 WIDTH, HEIGHT = 820, 348
 LEFT, RIGHT, TOP, BOTTOM = 54, 740, 14, 262  # the plot inside the picture; labels live in the margins
@@ -95,6 +101,43 @@ def data_order(rungs: Iterable[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(diff["tap"] for rung in rungs for diff in rung["diffs"]))
 
 
+def block(tap: str) -> str:
+    """The block that a tap or a parameter is part of.
+
+    >>> block("encoder/03/norm2/scale")
+    'encoder/03/mlp'
+    """
+    parts = tap.split("/")
+    return "/".join(HOMES.get(part, part) for part in parts[: 3 if parts[0] == "encoder" else 1])
+
+
+def blocks(rungs: Iterable[dict[str, Any]]) -> list[str]:
+    """Every block once, from the images to the logits whichever way the diffs run; strange ones last."""
+
+    def place(name: str) -> tuple[int, str, int]:
+        first, _, rest = name.partition("/")
+        layer, _, part = rest.partition("/")
+        return _index(BLOCKS, first), layer, _index(PARTS, part)
+
+    return sorted(dict.fromkeys(map(block, data_order(rungs))), key=place)
+
+
+def _index(names: Sequence[str], name: str) -> int:
+    return names.index(name) if name in names else len(names)
+
+
+def share(diff: dict[str, Any]) -> float:
+    """The error as a share of its limit: of no limit, and where nothing could be measured, it is infinite."""
+    if diff["error"] is None or diff["problem"] is not None:
+        return math.inf
+    return 0.0 if diff["error"] == 0 else diff["error"] / diff["limit"] if diff["limit"] else math.inf
+
+
+def worst(diffs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What fails before what passes, then what is nearest to its limit or furthest beyond."""
+    return max(diffs, key=lambda diff: (diff["status"] == "fail", share(diff)))
+
+
 def tap_xs(count: int) -> list[float]:
     """`count` places, evenly spread over the plot."""
     pitch = (RIGHT - LEFT) / max(count, 1)
@@ -122,10 +165,10 @@ def style(diff: dict[str, Any]) -> str:
         return "broken"
     if diff["limit"] is None:
         return "over" if diff["status"] == "fail" else "unjudged"
-    share = diff["error"] / diff["limit"] if diff["limit"] else math.inf if diff["error"] else 0.0
+    of_limit = share(diff)
     if diff["status"] == "fail":
-        return "over" if share <= 1000 else "far-over"
-    return next((name for name, most in (("far", 0.01), ("well", 0.1), ("half", 0.5)) if share <= most), "near")
+        return "over" if of_limit <= 1000 else "far-over"
+    return next((name for name, most in (("far", 0.01), ("well", 0.1), ("half", 0.5)) if of_limit <= most), "near")
 
 
 def describe(rung: str, diff: dict[str, Any]) -> str:
@@ -137,40 +180,55 @@ def describe(rung: str, diff: dict[str, Any]) -> str:
     return f"{diff['tap']}, {rung} {diff['mode']}: " + ", ".join([diff["status"], *problem, *said, *ratio])
 
 
-def grid(case: dict[str, Any]) -> list[Row]:
-    """One row for each rung and mode that was compared, one cell per tap: none where there is no diff."""
-    taps = data_order(case["rungs"])
-    rows = []
-    for rung in case["rungs"]:
+def grid(rungs: Sequence[dict[str, Any]]) -> list[Row]:
+    """One row for each rung and mode that was compared, one cell per block, its worst: none where there is no diff."""
+    columns, rows = blocks(rungs), []
+    for rung in rungs:
         for mode in MODES:
-            diffs = {diff["tap"]: diff for diff in rung["diffs"] if diff["mode"] == mode}
-            cells = [_cell(rung["rung"], diffs[tap]) if tap in diffs else None for tap in taps]
+            diffs = [diff for diff in rung["diffs"] if diff["mode"] == mode]
+            at = {name: [diff for diff in diffs if block(diff["tap"]) == name] for name in columns}
             if diffs:
-                rows.append(Row(rung["rung"], mode, list(diffs.values()), cells))
+                cells = [_cell(rung["rung"], at[name]) if at[name] else None for name in columns]
+                rows.append(Row(rung["rung"], mode, diffs, cells))
     return rows
 
 
-def _cell(rung: str, diff: dict[str, Any]) -> Cell:
+def _cell(rung: str, diffs: list[dict[str, Any]]) -> Cell:
+    diff = worst(diffs)
     name = style(diff)
-    return Cell(name, MARKS.get(name, ""), describe(rung, diff))
+    among = f"worst of {len(diffs)}: " if len(diffs) > 1 else ""
+    return Cell(name, MARKS.get(name, ""), among + describe(rung, diff))
 
 
-def curve(case: dict[str, Any]) -> Curve | None:
+def curve(rungs: Sequence[dict[str, Any]], labelled: int = 1) -> Curve | None:
     """Error of the free-running model, tap by tap. None where nothing was measured."""
-    taps = data_order(case["rungs"])
-    free = {rung["rung"]: {d["tap"]: d for d in rung["diffs"] if d["mode"] == "free"} for rung in case["rungs"]}
-    numbers = [diff[key] for diffs in free.values() for diff in diffs.values() for key in ("error", "reference_error")]
-    errors = [number for number in numbers if number is not None]
+    taps = data_order(rungs)
+    free = {rung["rung"]: {d["tap"]: d for d in rung["diffs"] if d["mode"] == "free"} for rung in rungs}
+    diffs = [diff for by_tap in free.values() for diff in by_tap.values()]
+    errors = [diff[key] for diff in diffs for key in ROLES.values() if diff[key] is not None]
     if not errors:
         return None
-    limit = next((diff["limit"] for diff in free.get("float64", {}).values()), None)
+    # In float64 the limit is one and the same; elsewhere it is each tap's own.
+    limit = next((diff["limit"] for diff in diffs if diff["limit"] and diff["reference_error"] is None), None)
     scale = axis([*errors, limit] if limit else errors)
-    lines = [_line(rung, role, diffs, taps, scale) for rung, diffs in free.items() for role in ROLES]
+    lines = [_line(rung, role, by_tap, taps, scale) for rung, by_tap in free.items() for role in ROLES]
     lines = [line for line in lines if line.points]
     named = [line for line in lines if line.role == "candidate"]
     heights = spread([line.points[-1].y for line in named])
     labels = [(line.rung, y) for line, y in zip(named, heights, strict=True)]
-    return Curve(groups(taps), scale.ticks(), lines, labels, scale.y(limit) if limit else None)
+    headings = groups(taps)[labelled - 1 :: labelled]
+    return Curve(headings, scale.ticks(), lines, labels, scale.y(limit) if limit else None)
+
+
+def steps(rungs: Iterable[dict[str, Any]]) -> Curve | None:
+    """Error of training runs, step by step: a line for the losses, one for the parameters."""
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for rung in rungs:
+        precision = rung["rung"].removeprefix("trajectory")
+        for diff in rung["diffs"]:
+            step, _, quantity = diff["tap"].partition("/")
+            lines.setdefault(quantity + precision, []).append(diff | {"tap": step})
+    return curve([{"rung": name, "diffs": diffs} for name, diffs in lines.items()], LABELLED)
 
 
 def axis(errors: Sequence[float]) -> Axis:

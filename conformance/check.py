@@ -19,4 +19,6 @@ def assert_taps_match(outcome: Outcome, pattern: str, *modes: Mode) -> None:
         raise AssertionError(f"no tap is called {pattern!r}, only {taps}")
     if failures := causes_first(diffs):
         more = [f"... and {len(failures) - SHOWN} more"] if len(failures) > SHOWN else []
-        raise AssertionError("\n  ".join([*map(str, failures[:SHOWN]), *more, f"first divergence: {outcome.headline}"]))
+        why = [outcome.diagnosis.text] if outcome.diagnosis else []
+        lines = [*map(str, failures[:SHOWN]), *more, f"first divergence: {outcome.headline}", *why]
+        raise AssertionError("\n  ".join(lines))

@@ -98,6 +98,12 @@ def compare(
     return Comparison(precision, tuple(diffs))
 
 
+def in_data_order(names: Iterable[str]) -> list[str]:
+    """Parameter names from the images to the logits."""
+    stages = ("patches", "embedding", "encoder", "norm", "head")
+    return sorted(names, key=lambda name: (stages.index(name.partition("/")[0]), name))
+
+
 def terms(config: ViTConfig, tap: str) -> int:
     """Length of the inner product that a tap's block ends with: 1 where it ends with none."""
     c = config
@@ -114,17 +120,30 @@ def measure(
     truth: np.ndarray | None,
     precision: str,
     terms: int,
+    beside: np.ndarray | None = None,
+    accumulates: str = "float32",
 ) -> Diff:
-    """Judge one tap: presence, shape, dtype, finiteness, then every entry."""
+    """Judge one tap: presence, shape, dtype, finiteness, then every entry.
+
+    `terms` is the length of the sum it ends with, `accumulates` the precision that may be summed in. Where the truth
+    is zero but for rounding, `beside` says what size its error is to be compared with.
+    """
     problem = _problem(ours, theirs, precision)
     if problem or ours is None or theirs is None or truth is None:
         return Diff(tap, mode, np.inf, None, 0.0, problem)
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
+    size = _largest if precision == "float64" else _worst_token
+    scale = max(size(truth), 0.0 if beside is None else size(beside))
+    error, own = (_ratio(size(values - truth), scale) for values in (ours, theirs))
     if precision == "float64":
-        return Diff(tap, mode, _ratio(_largest(ours - truth), _largest(truth)), None, tolerances.FLOAT64)
-    error, own = (_ratio(_worst_token(values - truth), _worst_token(truth)) for values in (ours, theirs))
-    granted = max(own, tolerances.summation_error(terms))
+        return Diff(tap, mode, error, None, tolerances.FLOAT64)
+    granted = max(own, tolerances.summation_error(terms, accumulates))
     return Diff(tap, mode, error, own, tolerances.ROUNDING_FACTOR * granted)
+
+
+def differ(tap: str, mode: Mode, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """Judge two float64 arrays by the float64 limit."""
+    return measure(tap, mode, np.asarray(ours), np.asarray(theirs), np.asarray(theirs), "float64", 1)
 
 
 def _problem(ours: np.ndarray | None, theirs: np.ndarray | None, precision: str) -> str | None:

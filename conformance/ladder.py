@@ -1,6 +1,6 @@
-"""The ladder: rungs in the order in which they depend on each other, and what each found for each case.
+"""The ladder: one target climbing every rung of every case, and what each rung found.
 
-A rung that fails blocks the ones after it for that case: they would only repeat its news.
+A rung that fails blocks those that need it for that case: they would only repeat its news.
 """
 
 import dataclasses
@@ -10,19 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from conformance.cases import Case
-from conformance.compare import Comparison, Diff, compare
-from conformance.faults import Target
+from conformance.compare import Comparison, Diff, causes_first, compare
+from conformance.diagnose import Diagnosis, diagnose
+from conformance.faults import Fault
 from conformance.images import Batch, load_batch
-from conformance.port import read_from
-from conformance.sides import Side, TorchSide
+from conformance.rungs import BY_NAME, NAMES, Ground, Rung, Target
+from conformance.sides import can
 from conformance.weights import random_weights
 from vit_flax.layouts import read_any
 from vit_flax.weights import Weights, load
 
-Rung = Literal["weights", "float64", "float32", "bfloat16"]
-RUNGS: tuple[Rung, ...] = ("weights", "float64", "float32", "bfloat16")
-PRECISIONS = RUNGS[1:]
-Status = Literal["pass", "fail", "blocked", "not run"]
+Status = Literal["pass", "fail", "blocked", "not verified", "not run"]
 
 
 @dataclasses.dataclass
@@ -30,10 +28,11 @@ class Outcome:
     """What one rung found for one case."""
 
     status: Status = "not run"
-    blocked_by: Rung | None = None
-    headline: str | None = None
+    blocked_by: str | None = None
+    headline: str | None = None  # of a failure: where it begins; of what is not verified: what is lacking
     seconds: float | None = None
     diffs: tuple[Diff, ...] = ()
+    diagnosis: Diagnosis | None = None
 
 
 class Ladder:
@@ -51,56 +50,64 @@ class Ladder:
     ) -> None:
         self.target, self.name, self.cases = target, name, cases
         self.data, self.weight_file, self.seed = data, weights, seed
-        self.outcomes: dict[Case, dict[Rung, Outcome]] = {}
-        self._built: dict[Case, tuple[Side, TorchSide]] = {}
+        self.outcomes: dict[Case, dict[str, Outcome]] = {}
+        self._grounds: dict[Case, Ground] = {}
+        self._known_causes: tuple[Fault, ...] = ()  # what explained one case is tried first on the next
 
-    def outcome(self, case: Case, rung: Rung) -> Outcome:
-        """Climb to this rung, unless that was done before or a lower one failed."""
-        outcomes = self.outcomes.setdefault(case, {rung: Outcome() for rung in RUNGS})
-        outcome = outcomes[rung]
+    def outcome(self, case: Case, name: str) -> Outcome:
+        """Climb to this rung, unless that was done before or one that it needs did not hold."""
+        outcomes = self.outcomes.setdefault(case, {name: Outcome() for name in NAMES})
+        outcome, rung = outcomes[name], BY_NAME[name]
         if outcome.status != "not run":
             return outcome
-        below = RUNGS[: RUNGS.index(rung)]
-        failed = next((lower for lower in below if outcomes[lower].status == "fail"), None)
-        if failed:
+        if failed := self._failed_below(case, rung):
             outcome.status, outcome.blocked_by = "blocked", failed
         else:
             self._climb(case, rung, outcome)
         return outcome
 
+    def _failed_below(self, case: Case, rung: Rung) -> str | None:
+        """The lowest rung that failed among those that this one needs, directly or not."""
+        needed = [name for name in NAMES if name in _all_needs(rung)]
+        return next((name for name in needed if self.outcomes[case][name].status == "fail"), None)
+
+    def _lacking(self, case: Case, rung: Rung) -> str | None:
+        ground = self.ground(case)
+        for whose, side in (("target", ground.candidate), ("reference", ground.reference)):
+            for capability in rung.capabilities:
+                if not can(side, capability):
+                    return f"the {whose} has no {capability!r}"
+        return None
+
     def _climb(self, case: Case, rung: Rung, outcome: Outcome) -> None:
         start = time.perf_counter()
         try:
-            outcome.headline, outcome.diffs = self._weights(case) if rung == "weights" else self._forward(case, rung)
-            outcome.status = "fail" if outcome.headline else "pass"
+            if lacking := self._lacking(case, rung):
+                outcome.status, outcome.headline = "not verified", lacking
+                return
+            outcome.diffs = rung.climb(self.ground(case))
+            failures = causes_first(outcome.diffs)
+            outcome.headline = str(failures[0]) if failures else None
+            outcome.status = "fail" if failures else "pass"
+            if failures:
+                outcome.diagnosis = diagnose(self.ground(case), rung, first=self._known_causes)
+                self._known_causes += outcome.diagnosis.causes
         except BaseException as error:
             outcome.status, outcome.headline = "fail", f"crashed: {type(error).__name__}: {error}"
             raise
         finally:
             outcome.seconds = time.perf_counter() - start
 
-    def _weights(self, case: Case) -> tuple[str | None, tuple[Diff, ...]]:
-        """Into the reference and back again: every leaf arrives, bit for bit."""
-        weights, (_, reference) = self.weights(case), self._sides(case)
-        reference.load(weights)
-        returned = read_from(reference.state, reference.layout, case.config)
-        changed = [name for name, leaf in weights.items() if returned[name].tobytes() != leaf.tobytes()]
-        return (f"{len(changed)} of the leaves came back changed, first {changed[0]!r}" if changed else None), ()
-
-    def _forward(self, case: Case, rung: Rung) -> tuple[str | None, tuple[Diff, ...]]:
-        comparison = self.compare(case, rung)
-        return (str(comparison.headline) if comparison.headline else None), comparison.diffs
-
     def compare(self, case: Case, precision: str) -> Comparison:
-        candidate, reference = self._sides(case)
-        images = self.images(case).images
-        return compare(candidate, reference, case.config, self.weights(case), images, precision)
+        g = self.ground(case)
+        return compare(g.candidate, g.reference, g.config, g.weights, g.images, precision)
 
-    def _sides(self, case: Case) -> tuple[Side, TorchSide]:
-        """Candidate and reference; only the last case's are kept, since large ones would not fit side by side."""
-        if case not in self._built:
-            self._built = {case: (self.target(case.config), case.build_reference())}
-        return self._built[case]
+    def ground(self, case: Case) -> Ground:
+        """Both sides and what they run on; only the last case's are kept, as large ones would not fit side by side."""
+        if case not in self._grounds:
+            images = self.images(case).images
+            self._grounds = {case: Ground(self.target, case.build_reference, case.config, self.weights(case), images)}
+        return self._grounds[case]
 
     def weights(self, case: Case) -> Weights:
         if self.weight_file is None:
@@ -109,3 +116,7 @@ class Ladder:
 
     def images(self, case: Case) -> Batch:
         return load_batch(self.data, case.batch_size, case.config.image_size, case.config.channels)
+
+
+def _all_needs(rung: Rung) -> set[str]:
+    return {*rung.needs, *(need for name in rung.needs for need in _all_needs(BY_NAME[name]))}

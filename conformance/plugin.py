@@ -1,6 +1,5 @@
 """The pytest plugin: options, one ladder per session, `blocked` as an outcome, and the report at the end."""
 
-import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +9,13 @@ import pytest
 
 if TYPE_CHECKING:  # jax and torch take seconds to import: only sessions that compare models pay
     from conformance.cases import Case
-    from conformance.faults import Target
-    from conformance.ladder import Ladder, Outcome, Rung
+    from conformance.ladder import Ladder, Outcome
+    from conformance.mutation import Kill
+    from conformance.rungs import Target
 
-BLOCKED = "blocked by "
+# A rung that was not climbed is an outcome of its own: pytest's skip, with one of these words first.
+BLOCKED, NOT_VERIFIED = "blocked by ", "not verified: "
+UNCLIMBED = {BLOCKED: ("blocked", "b", "BLOCKED"), NOT_VERIFIED: ("not verified", "n", "NOT VERIFIED")}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -62,6 +64,7 @@ def _require_gpu() -> None:
 
 
 _LADDER = pytest.StashKey["Ladder"]()
+_MUTATION = pytest.StashKey[list["Kill"]]()
 
 
 def _ladder(config: pytest.Config) -> "Ladder":
@@ -75,7 +78,8 @@ def _ladder(config: pytest.Config) -> "Ladder":
 
 def _build_ladder(options: Any) -> "Ladder":
     from conformance.cases import CASES, DEFAULT_TARGET, Case, load_target
-    from conformance.faults import Planted, fault_named
+    from conformance.catalogue import fault_named
+    from conformance.faults import planted
     from conformance.ladder import Ladder
 
     cases = [Case(name) for name in options.reference] if options.reference else list(CASES)
@@ -84,8 +88,7 @@ def _build_ladder(options: Any) -> "Ladder":
     factory = load_target(options.target or DEFAULT_TARGET)
     target: Target = factory
     if options.plant:
-        fault = fault_named(options.plant)
-        target = functools.partial(Planted, fault, factory)
+        target = planted(fault_named(options.plant), factory)
     name = options.target or "vit_flax"
     ladder = Ladder(
         target,
@@ -108,14 +111,22 @@ def ladder(pytestconfig: pytest.Config) -> "Ladder":
     return _ladder(pytestconfig)
 
 
+@pytest.fixture(scope="session")
+def mutation(pytestconfig: pytest.Config) -> list["Kill"]:
+    """What became of each planted fault so far."""
+    return pytestconfig.stash.setdefault(_MUTATION, [])
+
+
 @pytest.fixture
-def climb(ladder: "Ladder") -> Callable[["Case", "Rung"], "Outcome"]:
+def climb(ladder: "Ladder") -> Callable[["Case", str], "Outcome"]:
     """Climb to a rung for a case; a rung below it that failed blocks the test."""
 
-    def climb(case: "Case", rung: "Rung") -> "Outcome":
+    def climb(case: "Case", rung: str) -> "Outcome":
         outcome = ladder.outcome(case, rung)
         if outcome.status == "blocked":
             pytest.skip(f"{BLOCKED}{outcome.blocked_by}")
+        if outcome.status == "not verified":
+            pytest.skip(f"{NOT_VERIFIED}{outcome.headline}")
         return outcome
 
     return climb
@@ -128,16 +139,32 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Case by case, and within a case the lower rungs first, whichever file a test is in."""
-    if climbing := [item for item in items if "climb" in getattr(item, "fixturenames", ())]:
-        from conformance.ladder import RUNGS
+    asked = config.option
+    if asked.target or asked.reference or asked.plant:
+        _deselect(config, items, [item for item in items if item.get_closest_marker("suite")])
+    climbing = [item for item in items if "climb" in getattr(item, "fixturenames", ())]
+    if not climbing:
+        return
+    from conformance.rungs import BY_NAME, NAMES
 
-        cases = _ladder(config).cases
+    cases = _ladder(config).cases
 
-        def place(item: pytest.Item) -> tuple[int, int]:
-            params = getattr(item, "callspec").params  # noqa: B009
-            return cases.index(params["case"]), RUNGS.index(params.get("rung", RUNGS[0]))
+    def params(item: pytest.Item) -> tuple["Case", str]:
+        params = getattr(item, "callspec").params  # noqa: B009
+        return params["case"], params["rung"]
 
-        items[:] = sorted(climbing, key=place) + [item for item in items if item not in climbing]
+    def place(item: pytest.Item) -> tuple[int, int]:
+        case, rung = params(item)
+        return cases.index(case), NAMES.index(rung)
+
+    wanted = sorted((item for item in climbing if params(item)[0].climbs(BY_NAME[params(item)[1]])), key=place)
+    items[:] = wanted + [item for item in items if item not in climbing]
+    config.hook.pytest_deselected(items=[item for item in climbing if item not in wanted])
+
+
+def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: list[pytest.Item]) -> None:
+    config.hook.pytest_deselected(items=unwanted)
+    items[:] = [item for item in items if item not in unwanted]
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -156,8 +183,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
-    if report.skipped and isinstance(report.longrepr, tuple) and BLOCKED in report.longrepr[2]:
-        return "blocked", "b", ("BLOCKED", {"yellow": True})
+    if report.skipped and isinstance(report.longrepr, tuple):
+        for word, (category, letter, verbose) in UNCLIMBED.items():
+            if word in report.longrepr[2]:
+                return category, letter, (verbose, {"yellow": True})
     return None
 
 
@@ -166,8 +195,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if ladder is None or not ladder.outcomes:
         return
     from conformance import record, report
+    from conformance.mutation import score
 
-    result = record.as_report(ladder)
+    kills = config.stash.setdefault(_MUTATION, [])
+    result = record.as_report(ladder, score(kills))
     terminalreporter.section("conformance")
     for line in report.summary(result):
         terminalreporter.write_line(line)

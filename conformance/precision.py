@@ -10,6 +10,7 @@ DTYPES: dict[str, np.dtype] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
 }
 
 
@@ -31,8 +32,9 @@ def to_torch(a: np.ndarray, device: str) -> torch.Tensor:
     return torch.from_numpy(a).to(device)
 
 
-def from_torch(tensor: torch.Tensor) -> np.ndarray:
+def from_torch(tensor: torch.Tensor | None) -> np.ndarray:
     """The same values and dtype in NumPy."""
+    assert tensor is not None, "a gradient that PyTorch did not compute"
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

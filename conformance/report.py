@@ -7,6 +7,7 @@ import json
 import math
 import os
 import textwrap
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from conformance import chart
 
 HERE = Path(__file__).parent
 SCHEMA = json.loads((HERE / "report.schema.json").read_text(encoding="utf-8"))
-RUNGS = ("weights", "float64", "float32", "bfloat16")
+FORWARD = ("float64", "float32", "bfloat16", "float16")
+GRADIENTS = ("gradients float64", "gradients float32", "gradients bfloat16")
+HEADINGS = ["subject", "reference", "size", "depth", "f64", "f32", "bf16", "f16", "grads", "train"]
+ERRORS = ("float64", "gradients float64", "trajectory")  # where what is told is the error itself
 
 # How many bits a probe product keeps, at least, for us to believe the format. Rounding to 53, 24, 11 or 8 bits
 # leaves about that many; the sums over the inner dimension cost some more.
@@ -42,9 +46,9 @@ def html(report: Dict) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"chart": chart, "rungs": RUNGS}
-    functions = (case_failed, consequences, created, depth, failing_alone, reading, rungs_by_name, worst)
-    environment.filters |= {function.__name__: function for function in functions}
+    environment.globals |= {"chart": chart, "forward": FORWARD, "gradients": GRADIENTS}
+    functions = (case_failed, caught, consequences, count, created, depth, failing_alone, nearness, reading, worst)
+    environment.filters |= {function.__name__: function for function in (*functions, rungs_by_name, unverified)}
     return environment.get_template("report.html.jinja").render(report=report)
 
 
@@ -58,6 +62,8 @@ def summary(report: Dict, width: int = 80) -> list[str]:
         *_wrap(f"{report['verdict'].upper()}  {report['headline']}", width, rest=6),
         *_table(report["cases"], width),
         *(line for case in failing for line in _findings(case, width)),
+        *_not_verified(report["cases"], width),
+        *(_wrap(f"suite: {caught(report['mutation'])}", width, rest=7) if report.get("mutation") else []),
         *_wrap(f"target  {report['target']}", width, rest=8),
         *_wrap(f"images  {report['images']['source']}", width, rest=8),
         *_wrap(f"device  {env['device']}, python {env['python']}, {versions}", width, rest=8),
@@ -85,17 +91,59 @@ def rungs_by_name(case: Dict) -> dict[str, Dict]:
     return {rung["rung"]: rung for rung in case["rungs"]}
 
 
-def worst(diffs: list[Dict], rung: str) -> str:
-    """The worst number: an error in float64, elsewhere a multiple of what must be granted. Empty if there is worse."""
-    if any(diff["error"] is None for diff in diffs):
+def worst(diffs: list[Dict], rung: str, digits: int = 1) -> str:
+    """The worst number: an error, a multiple of what must be granted, or elsewhere a share of its limit.
+
+    Empty where there is worse than any number.
+    """
+    if not diffs or any(diff["error"] is None for diff in diffs):
         return ""
-    key, form = ("error", "{:.1e}") if rung == "float64" else ("ratio", "{:.2f}x")
-    numbers = [diff[key] for diff in diffs if diff[key] is not None]
-    return form.format(max(numbers)) if numbers else ""
+    if rung in ERRORS:
+        return f"{max(diff['error'] for diff in diffs):.{digits}e}"
+    if rung in (*FORWARD, *GRADIENTS):
+        ratios = [diff["ratio"] for diff in diffs if diff["ratio"] is not None]
+        return f"{max(ratios):.2f}x" if ratios else ""
+    return nearness(chart.worst(diffs))
+
+
+def nearness(diff: Dict) -> str:
+    """How near its limit a comparison came, or how far beyond."""
+    if diff["problem"] is not None or diff["error"] is None:
+        return diff["problem"] or "not measured"
+    if diff["error"] == 0:
+        return "exact"
+    return f"{chart.share(diff):.2g}" if diff["limit"] else f"{diff['error']:.2g}, where 0 is allowed"
+
+
+def caught(mutation: Dict) -> str:
+    """What the suite made of targets with one known fault each."""
+    faults = mutation["faults"]
+    return (
+        f"{mutation['killed']} of {faults} known faults caught, {mutation['placed']} at the right place, "
+        f"{mutation['diagnosed']} named"
+    )
+
+
+def unverified(cases: list[Dict]) -> dict[str, str]:
+    """What could not be verified: for each reason, which rungs and in how many cases."""
+    lacking = [(case, rung) for case in cases for rung in case["rungs"] if rung["status"] == "not verified"]
+    found = {}
+    for reason in dict.fromkeys(rung["headline"] for _, rung in lacking):
+        same = [(case["id"], rung["rung"]) for case, rung in lacking if rung["headline"] == reason]
+        ids, names = (dict.fromkeys(column) for column in zip(*same, strict=True))
+        found[reason or "for no reason given"] = f"{', '.join(names)}, in {len(ids)} case{'s' * (len(ids) > 1)}"
+    return found
+
+
+def count(cases: list[Dict], status: str) -> int:
+    """How many rungs of all cases ended like this."""
+    return sum(rung["status"] == status for case in cases for rung in case["rungs"])
 
 
 def consequences(rung: Dict) -> list[str]:
-    """The taps that fail after the first that fails alone, in data order."""
+    """The taps that fail after the first that fails alone, as listed. Only where errors flow from tap to tap."""
+    if rung["rung"] not in (*FORWARD, *GRADIENTS):
+        return []
     failing = [diff for diff in rung["diffs"] if diff["status"] == "fail"]
     alone = [diff["tap"] for diff in failing if diff["mode"] == "alone"]
     taps = [tap for tap in chart.data_order([rung]) if tap in {diff["tap"] for diff in failing}]
@@ -134,9 +182,12 @@ def reading(error: float | None, label: str) -> str:
 
 
 def _table(cases: list[Dict], width: int) -> list[str]:
-    """One line per case; the names give way where the numbers would not fit."""
-    rows = [["subject", "reference", "size", "depth", *RUNGS[1:]], *map(_cells, cases)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    """One line per case; float16 gives way where the numbers would not fit, and then the names."""
+    rows = [HEADINGS, *map(_cells, cases)]
+    if sum(_widths(rows)) + len(HEADINGS) - 1 > width:
+        place = HEADINGS.index("f16")
+        rows = [row[:place] + row[place + 1 :] for row in rows]
+    widths = _widths(rows)
     spare = width - sum(widths[2:]) - len(widths) + 1
     widths[1] = min(widths[1], max(spare - widths[0], spare // 2, 1))
     widths[0] = min(widths[0], max(spare - widths[1], 1))
@@ -147,33 +198,63 @@ def _table(cases: list[Dict], width: int) -> list[str]:
     return lines
 
 
+def _widths(rows: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
 def _cells(case: Dict) -> list[str]:
-    rungs = rungs_by_name(case)
     height, breadth = case["image_size"]
-    standings = [_standing(rungs.get(name)) for name in RUNGS[1:]]
-    reference = case["reference"].removesuffix(f":{case['subject']}")  # the twin is named after its subject
-    return [_plain(case["subject"]), _plain(reference), f"{height}x{breadth}", depth(case), *standings]
+    cut = f"/{case['full_depth']}" if case["num_layers"] < case["full_depth"] else ""
+    source = case["reference"].partition(":")[0]  # the subject says which of its models
+    standings = [_standing(case, names) for names in (*([name] for name in FORWARD), GRADIENTS, _training(case))]
+    return [_plain(case["subject"]), _plain(source), f"{height}x{breadth}", f"{case['num_layers']}{cut}", *standings]
 
 
-def _standing(rung: Dict | None) -> str:
-    if rung is None:
-        return "not run"
-    if rung["status"] == "pass":
-        return worst(rung["diffs"], rung["rung"]) or "pass"
-    return "FAIL" if rung["status"] == "fail" else rung["status"]
+def _training(case: Dict) -> list[str]:
+    return [rung["rung"] for rung in case["rungs"] if rung["rung"] not in ("weights", *FORWARD, *GRADIENTS)]
+
+
+def _standing(case: Dict, names: Sequence[str]) -> str:
+    """The worst news of some rungs; else the first one's figure, or how many held if there are none to compare."""
+    rungs = [rung for rung in case["rungs"] if rung["rung"] in names and rung["status"] != "not run"]
+    statuses = {rung["status"] for rung in rungs}
+    passing = [rung for rung in rungs if rung["status"] == "pass"]
+    if not rungs or "fail" in statuses:
+        return "FAIL" if rungs else "-"
+    if not passing:
+        return "blocked" if "blocked" in statuses else "n.v."
+    if passing[0]["rung"] in (*FORWARD, *GRADIENTS):
+        return worst(passing[0]["diffs"], passing[0]["rung"], digits=0) or "pass"
+    return f"{len(passing)} ok" if len(passing) == len(rungs) else f"{len(passing)}/{len(rungs)}"
 
 
 def _findings(case: Dict, width: int) -> list[str]:
-    """What failed in a case, and how many later taps only followed."""
+    """What failed in a case, why if that is known, and how much besides."""
     lines = []
     for rung in (rung for rung in case["rungs"] if rung["status"] == "fail"):
         lines += _wrap(f"{case['subject']} against {case['reference']}, {rung['rung']}:", width, rest=2)
-        lines += _wrap(rung["headline"] or "failed", width, first=2, rest=4)
-        later = consequences(rung)
+        diagnosis = [rung["diagnosis"]["text"]] if rung.get("diagnosis") else []
+        for text in (rung["headline"] or "failed", *diagnosis, *_extent(rung)):
+            lines += _wrap(text, width, first=2, rest=4)
+    return lines
+
+
+def _extent(rung: Dict) -> list[str]:
+    later = consequences(rung)
+    if later:
         again = len(failing_alone(rung) & set(later))
         also = f", {again} also failing alone" if again else ""
-        counted = f"consequences: {len(later)} later tap{'s' * (len(later) > 1)}{also}"
-        lines += _wrap(counted, width, first=2, rest=4) if later else []
+        return [f"consequences: {len(later)} later tap{'s' * (len(later) > 1)}{also}"]
+    failing = sum(diff["status"] == "fail" for diff in rung["diffs"])
+    return [f"{failing} of {len(rung['diffs'])} comparisons fail"] if failing > 1 else []
+
+
+def _not_verified(cases: list[Dict], width: int) -> list[str]:
+    lacking = count(cases, "not verified")
+    counted = f"not verified (n.v.): {lacking} rung{'s' * (lacking > 1)}, which neither passed nor failed"
+    lines = _wrap(counted, width, rest=2) if lacking else []
+    for reason, rungs in unverified(cases).items():
+        lines += _wrap(f"{reason}: {rungs}", width, first=2, rest=4)
     return lines
 
 

@@ -1,40 +1,96 @@
 """The two sides of a comparison: anything that turns weights and images into taps.
 
-    taps = side.taps(weights, images, given=None)
+    taps = side.taps(weights, images, given=None, draw=None)
 
 `weights` is the canonical dict, `images` is NHWC, and the dtype of both is the precision to compute in. The
 result holds every tap by name, as NumPy arrays of that dtype; the reference's are in data order, a candidate's
 need not be. `given` holds values from elsewhere: the side records what it computed at a tap, then goes on with
 the given value instead. So one pass with the reference's taps as `given` runs every block *alone*, on the
-reference's input.
+reference's input. With `draw`, the side runs as in training, and takes the outcome of each of its random draws
+from there, in data order: `draw(shape, keep)` is a boolean mask.
+
+`taps` without `draw` is all that a side must have. Each of the other methods is a capability: a rung whose
+capability a side lacks is reported as not verified.
 """
 
-import dataclasses
-import functools
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
-from torch import nn
 
-import reference.config
-import reference.model
-from conformance import port
-from conformance.precision import from_torch, to_torch
-from vit_flax.config import ViTConfig
-from vit_flax.layouts import TIMM, TORCHVISION, Layout
-from vit_flax.model import ViT
-from vit_flax.weights import Weights, to_params
+from vit_flax.recipe import Recipe
+from vit_flax.weights import Weights
 
 Taps = dict[str, np.ndarray]
+Draw = Callable[[tuple[int, ...], float], np.ndarray]
+
+
+class Gradients(NamedTuple):
+    inputs: Taps  # with respect to the images, and to every tap as an input of what follows it
+    parameters: Weights
 
 
 class Side(Protocol):
     """An implementation of a ViT, as the suite sees it."""
 
     def taps(self, weights: Weights, images: np.ndarray, given: Taps | None = None) -> Taps: ...
+
+
+class TrainableSide(Protocol):
+    """A side with every capability. Recipes count in steps: an epoch is one step."""
+
+    def taps(
+        self, weights: Weights, images: np.ndarray, given: Taps | None = None, draw: Draw | None = None
+    ) -> Taps: ...
+
+    def held(self, weights: Weights) -> Weights:
+        """The weights, loaded into the model and read back from it."""
+
+    def gradients(
+        self, weights: Weights, images: np.ndarray, upstream: Taps, given: Taps | None = None, draw: Draw | None = None
+    ) -> Gradients:
+        """Of the sum of upstream[tap] · tap over the taps in `upstream`. Those of tap `t` itself include upstream[t].
+
+        With `given`, every tap is an input of its own: nothing flows back through it.
+        """
+
+    def drawn(self, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+        """Every tap as in training, under random draws of the side's own."""
+
+    def loss(
+        self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Training's loss on the images whose mask is 1, and its gradient with respect to the logits."""
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
+        """The share of the images whose mask is 1 that are classified correctly."""
+
+    def clip(self, gradients: Weights, recipe: Recipe) -> Weights:
+        """The gradients, their global norm bounded by `recipe.clip_norm`."""
+
+    def rates(self, recipe: Recipe) -> np.ndarray:
+        """The learning rate of each step."""
+
+    def update(self, weights: Weights, gradients: Weights, state: Any, recipe: Recipe) -> tuple[Weights, Any]:
+        """One step of the optimizer at `recipe.learning_rate`, without clipping; a state of None is the first."""
+
+    def train(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
+    ) -> tuple[np.ndarray, list[Weights]]:
+        """A full training step on each of the batches (steps x batch x ...), without dropout: losses, and weights."""
+
+    def initial(self, seed: int) -> Weights:
+        """Fresh weights, as training starts from."""
+
+    def crops(self, seed: int, count: int, image_size: tuple[int, int], recipe: Recipe) -> np.ndarray:
+        """Random crop boxes (top, left, height, width), as training draws them."""
+
+    def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
+        """uint8 images flipped where `flips`, their boxes resized to full size, and normalised to float32."""
+
+
+def can(side: Side, capability: str) -> bool:
+    return callable(getattr(side, capability, None))
 
 
 class Recorder:
@@ -49,64 +105,14 @@ class Recorder:
         return self.given.get(name, x)
 
 
-class FlaxSide:
-    """`vit_flax`, jitted."""
+class Masks:
+    """A `Draw` that two sides make alike: the n-th mask depends on the seed, n, its shape and its rate alone."""
 
-    def __init__(self, config: ViTConfig) -> None:
-        self.config = config
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.asked: list[tuple[tuple[int, ...], float]] = []
 
-    def taps(self, weights: Weights, images: np.ndarray, given: Taps | None = None) -> Taps:
-        with jax.enable_x64(images.dtype == np.float64), jax.default_matmul_precision("highest"):
-            params = jax.tree.map(jnp.asarray, to_params(weights, self.config))
-            return jax.tree.map(np.asarray, _record(self.config, params, images, given))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _record(config: ViTConfig, params: Any, images: jax.Array, given: dict[str, jax.Array] | None) -> Any:
-    recorder = Recorder(given)
-    ViT(config).apply({"params": params}, images, tap=recorder)
-    return recorder.taps
-
-
-class TorchSide:
-    """A PyTorch model that is called like the twin; `layout` says where its weights go."""
-
-    def __init__(self, model: nn.Module, state: nn.Module, layout: Layout, config: ViTConfig, device: str) -> None:
-        self.model, self.state, self.layout, self.config, self.device = model.eval(), state, layout, config, device
-
-    def load(self, weights: Weights) -> None:
-        port.load_into(self.state, weights, self.layout, self.config)
-        self.model.to(self.device)
-
-    @torch.no_grad()
-    def taps(self, weights: Weights, images: np.ndarray, given: Taps | None = None) -> Taps:
-        self.load(weights)
-        recorder = Recorder({name: to_torch(value, self.device) for name, value in (given or {}).items()})
-        with torch.backends.cudnn.flags(allow_tf32=False):  # on by default for convolutions
-            self.model(to_torch(images, self.device), tap=recorder)
-        return {name: from_torch(tensor) for name, tensor in recorder.taps.items()}
-
-
-def twin(architecture: str, config: ViTConfig, device: str) -> TorchSide:
-    """The twin; `architecture` is the preset that `config` came from, and says nothing more."""
-    model = reference.model.ViT(reference.config.ViTConfig(**dataclasses.asdict(config)))
-    return TorchSide(model, model, port.TWIN, config, device)
-
-
-def timm(architecture: str, config: ViTConfig, device: str) -> TorchSide:
-    from reference.third_party import timm_vit  # takes seconds to import: only those who ask for it pay
-
-    sizes = {"img_size": config.image_size, "depth": config.num_layers, "num_classes": config.num_classes}
-    hooked = timm_vit(architecture, **sizes)
-    return TorchSide(hooked, hooked.model, TIMM, config, device)
-
-
-def torchvision(architecture: str, config: ViTConfig, device: str) -> TorchSide:
-    from reference.third_party import torchvision_vit
-
-    height, width = config.image_size
-    if height != width:
-        raise ValueError(f"torchvision's VisionTransformer takes square images only, not {height}x{width}")
-    sizes = {"image_size": height, "num_layers": config.num_layers, "num_classes": config.num_classes}
-    hooked = torchvision_vit(architecture, **sizes)
-    return TorchSide(hooked, hooked.model, TORCHVISION, config, device)
+    def __call__(self, shape: tuple[int, ...], keep: float) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, len(self.asked)])
+        self.asked.append((tuple(shape), float(keep)))
+        return rng.random(shape) < keep

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from conformance.report import depth, worst
+from conformance.report import FORWARD, caught, depth, worst
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
 BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
-PRECISIONS = ("float64", "float32", "bfloat16")
+SHOWN = (*FORWARD, "gradients float64", "trajectory")
 
 
 def condensed(report: dict[str, Any]) -> dict[str, Any]:
@@ -56,17 +56,21 @@ def training_runs() -> list[dict[str, Any]]:
 def conformance_table(run: dict[str, Any]) -> str:
     """Markdown: a row per case, and under it what was run on what."""
     rows = [
-        "| subject | against | images | layers | float64 error | float32 error ratio | bfloat16 error ratio |",
-        "|---|---|---|---|---|---|---|",
+        "| subject | against | images | layers | float64 error | float32 error ratio | bfloat16 error ratio "
+        "| float16 error ratio | gradients, float64 error | trajectory, float64 error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case in run["cases"]:
-        figures = {
-            rung["rung"]: rung["worst"] if rung["status"] == "pass" else rung["status"] for rung in case["rungs"]
-        }
+        figures = {rung["rung"]: _figure(rung) for rung in case["rungs"]}
         size = "×".join(map(str, (case["batch_size"], *case["image_size"])))
-        cells = [case["subject"], case["reference"], size, depth(case), *(figures[p] for p in PRECISIONS)]
+        cells = [case["subject"], case["reference"], size, depth(case), *(figures.get(name, "–") for name in SHOWN)]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", _conditions(run)])
+
+
+def _figure(rung: dict[str, Any]) -> str:
+    """A dash for what was not run: an older record need not know the rung, nor a newer one have climbed it."""
+    return {"pass": rung["worst"], "not run": "–"}.get(rung["status"], rung["status"])
 
 
 def _conditions(run: dict[str, Any]) -> str:
@@ -74,8 +78,12 @@ def _conditions(run: dict[str, Any]) -> str:
     seeds = ", ".join(sorted({str(case["seed"]) for case in run["cases"]}))
     return (
         f"Limits: {limits['float64']:g} of a tap's scale in float64, ratio {limits['rounding_factor']:g} elsewhere. "
-        f"Images: {images['source']}. Seed of the weights: {seeds}. {_measured_on(run)}"
+        f"Images: {images['source']}. Seed of the weights: {seeds}. {_caught(run)}{_measured_on(run)}"
     )
+
+
+def _caught(run: dict[str, Any]) -> str:
+    return f"The suite: {caught(run['mutation'])}. " if run.get("mutation") else ""
 
 
 def _measured_on(run: dict[str, Any]) -> str:

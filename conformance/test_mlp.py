@@ -3,7 +3,7 @@
 import pytest
 
 from conformance.check import assert_taps_match
-from conformance.ladder import PRECISIONS
+from conformance.rungs import PRECISIONS
 
 
 @pytest.mark.parametrize("rung", PRECISIONS)

@@ -27,3 +27,20 @@ class ViTConfig:
     attention_dropout: float
     attention_dropout_on: Literal["weights", "output"]
     drop_path: float  # the last layer's; 0 at the first
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What both sides' training steps read: these fields of `vit_flax.recipe.Recipe`."""
+
+    epochs: int
+    optimizer: Literal["adam", "adamw", "sgd"]
+    momentum: float  # SGD's, and Adam's beta1
+    beta2: float
+    epsilon: float
+    learning_rate: float
+    schedule: Literal["constant", "cosine"]
+    warmup_epochs: float
+    weight_decay: float
+    clip_norm: float | None
+    label_smoothing: float

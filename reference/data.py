@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
+from torchvision.transforms import functional
 
 Transform = Callable[[Any], Any]  # of a PIL image
 
@@ -113,3 +114,19 @@ def loaders(
         )
 
     return loader(train_set, True), loader(val_set, False), loader(test_set, False)
+
+
+def crop_and_flip(image: np.ndarray, box: Sequence[int], flip: bool) -> np.ndarray:
+    """The article's `train_transform` with its draws given: uint8 height x width x channels, box (top, left, ...)."""
+    picture = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+    if flip:
+        picture = functional.hflip(picture)
+    size = list(image.shape[:2])
+    return np.array(functional.resized_crop(picture, *map(int, box), size)).reshape(image.shape)
+
+
+def crop_boxes(count: int, image_size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]) -> np.ndarray:
+    """Boxes as torchvision's `RandomResizedCrop` draws them, from torch's global generator: count x 4."""
+    image = torch.empty(1, *image_size)
+    boxes = [transforms.RandomResizedCrop.get_params(image, list(scale), list(ratio)) for _ in range(count)]
+    return np.array(boxes)

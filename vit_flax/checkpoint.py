@@ -57,8 +57,7 @@ class Checkpoints:
 
     def path(self, which: Which) -> Path | None:
         """The folder of that checkpoint; None before the first."""
-        epochs = [path for path in (self.folder / which).glob("*") if path.name.isdecimal()]
-        return max(epochs, key=lambda path: int(path.name), default=None)
+        return latest(self.folder / which)
 
     def restore(self, which: Which, state: TrainState) -> tuple[TrainState, History]:
         """The state and history kept there; `state` says what they look like. Raises `CheckpointError`."""
@@ -68,13 +67,19 @@ class Checkpoints:
             # Before Orbax sees them: it overlooks damaged arrays, and goes on about other damage in the background.
             if _sha256(path) != json.loads((path / "sha256.json").read_text()):
                 raise ValueError("files are not as they were written, by their sha256")
-            wanted = jax.eval_shape(_packed, _arrays(state))
+            wanted = _packed(_arrays(state))  # arrays, not shapes alone: they say the device as well
             kept = _unpacked(self.orbax.restore(path / "state", wanted), _arrays(state))
             return state.replace(**kept), json.loads((path / "history.json").read_text())
         except Exception as error:  # whatever Orbax and TensorStore stumble over
             reason = str(error).partition("\n")[0]
             message = f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})"
             raise CheckpointError(message) from error
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest epoch in last/ or best/; None before the first."""
+    epochs = [path for path in folder.glob("*") if path.name.isdecimal()]
+    return max(epochs, key=lambda path: int(path.name), default=None)
 
 
 def _keep(part: Path, whole: Path) -> None:

@@ -11,7 +11,7 @@ from vit_flax.predict import likeliest, probabilities, read_images
 from vit_flax.progress import progress_bar
 from vit_flax.recipe import RECIPES
 from vit_flax.run import Run, RunError
-from vit_flax.settings import Settings, differences, resolve
+from vit_flax.settings import Settings, resolve
 from vit_flax.train import eval_model
 
 INTRODUCTION = """\
@@ -94,12 +94,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def train(options: argparse.Namespace) -> None:
-    run = Run.open(options.out) if options.resume else None
-    data, settings = _settings(options, run.settings if run else None)
-    if run is None:
-        run = Run.begin(options.out, settings)
-    elif changed := differences(run.settings, settings):
-        raise RunError(f"{options.out} cannot go on with other settings: {'; '.join(changed)}")
+    data, settings = _settings(options, Run.open(options.out).settings if options.resume else None)
+    run = Run.resume(options.out, settings) if options.resume else Run.begin(options.out, settings)
     with progress_bar(run) as progress:
         result = run.train(data, progress)
     print(f"test_acc: {result['test_acc']:.4f} ({settings.source}, {result['test_images']} images, final parameters)")

@@ -1,9 +1,10 @@
-"""The optimizer of a recipe: clipping, Adam or AdamW, and the schedule of the learning rate, in optax."""
+"""The optimizer of a recipe: clipping, the rule, and the schedule of the learning rate, in optax."""
 
 import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from vit_flax.recipe import Recipe
@@ -17,10 +18,10 @@ def schedule(recipe: Recipe, steps_per_epoch: int) -> optax.Schedule:
         after = optax.constant_schedule(recipe.learning_rate)
     else:
         after = optax.cosine_decay_schedule(recipe.learning_rate, decay_steps=rest, alpha=0.0)
-    if not warmup:
-        return after
     rise = optax.linear_schedule(0.0, recipe.learning_rate, transition_steps=warmup)
-    return optax.join_schedules([rise, after], boundaries=[warmup])
+    rate = optax.join_schedules([rise, after], boundaries=[warmup]) if warmup else after
+    # optax counts in int32, and JAX divides those in float32 even where it has float64.
+    return lambda step: rate(jnp.asarray(step, float))
 
 
 def decayed(params: Any) -> Any:
@@ -28,13 +29,24 @@ def decayed(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def clipping(recipe: Recipe) -> optax.GradientTransformation:
+    """The whole gradient scaled down to the norm that the recipe allows: by clip_norm / norm, nothing added to it."""
+    return optax.identity() if recipe.clip_norm is None else optax.clip_by_global_norm(recipe.clip_norm)
+
+
+def rule(recipe: Recipe, rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    """How the optimizer turns gradients into a step of the parameters, in optax."""
+    r = recipe
+    if r.optimizer == "sgd":
+        return optax.sgd(rate, momentum=r.momentum, nesterov=False)
+    if r.optimizer == "adam":
+        return optax.adam(rate, b1=r.momentum, b2=r.beta2, eps=r.epsilon, eps_root=0.0)
+    return optax.adamw(
+        rate, b1=r.momentum, b2=r.beta2, eps=r.epsilon, eps_root=0.0, weight_decay=r.weight_decay, mask=decayed
+    )
+
+
 @functools.cache  # one object a recipe, so that a second run compiles nothing again
 def optimizer(recipe: Recipe, steps_per_epoch: int) -> optax.GradientTransformation:
-    """`optax.adam` as the article has it; AdamW (arXiv:1711.05101) and clipping where the recipe asks for them."""
-    rate = schedule(recipe, steps_per_epoch)
-    rules = [] if recipe.clip_norm is None else [optax.clip_by_global_norm(recipe.clip_norm)]
-    if recipe.weight_decay:
-        rules.append(optax.adamw(rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=recipe.weight_decay, mask=decayed))
-    else:
-        rules.append(optax.adam(rate, b1=0.9, b2=0.999, eps=1e-8))
-    return optax.chain(*rules)
+    """Clipping, then the rule at the schedule's rate."""
+    return optax.chain(clipping(recipe), rule(recipe, schedule(recipe, steps_per_epoch)))

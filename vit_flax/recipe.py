@@ -19,10 +19,14 @@ class Recipe:
 
     epochs: int
     batch_size: int
-    learning_rate: float  # the highest; Adam's
+    optimizer: Literal["adam", "adamw", "sgd"]  # arXiv:1412.6980; arXiv:1711.05101; momentum without dampening
+    momentum: float  # SGD's, and Adam's beta1
+    beta2: float  # Adam's
+    epsilon: float  # Adam's, added to the root
+    learning_rate: float  # the highest
     schedule: Literal["constant", "cosine"]  # cosine: down to zero after the last step
     warmup_epochs: float  # linear, from zero
-    weight_decay: float  # decoupled (AdamW), of kernels only; 0: plain Adam
+    weight_decay: float  # AdamW's, decoupled, of kernels only
     clip_norm: float | None  # of the whole gradient; None: not clipped
     label_smoothing: float
     ema_decay: float | None  # of a running average of the parameters, which is then what is evaluated; None: none
@@ -37,7 +41,9 @@ class Recipe:
     cutmix: float  # alpha of CutMix (arXiv:1905.04899); 0: none; with both, each batch draws one of the two
     dropout: float | None  # the model's dropout rates, where not None
     drop_path: float  # stochastic depth (arXiv:1603.09382): the last layer's rate, rising linearly from 0 at the first
-    compute_dtype: Literal["float32", "bfloat16"]  # of activations and gradients; parameters stay float32
+    compute_dtype: Literal[
+        "float32", "bfloat16", "float64"
+    ]  # of activations and gradients; parameters stay as they are
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
@@ -54,6 +60,13 @@ class Recipe:
         for name in ("label_smoothing", "erasing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be in [0, 1]")
+        for name in ("momentum", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be in [0, 1)")
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon is {self.epsilon}, but must be positive and finite")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise ValueError(f"weight_decay is {self.weight_decay}, but only adamw has it, not {self.optimizer}")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, but must be in [0, 1)")
         if self.clip_norm is not None and not self.clip_norm > 0:
@@ -68,7 +81,8 @@ class Recipe:
             if not 0 < low <= high <= top:
                 raise ValueError(f"{name} is ({low}, {high}), but must rise within (0, {top:g}]")
         one_of("schedule", self.schedule, ("constant", "cosine"))
-        one_of("compute_dtype", self.compute_dtype, ("float32", "bfloat16"))
+        one_of("optimizer", self.optimizer, ("adam", "adamw", "sgd"))
+        one_of("compute_dtype", self.compute_dtype, ("float32", "bfloat16", "float64"))
 
     def replace(self, **changes: Any) -> "Recipe":
         """The same recipe with some fields changed; a wrong field name or value is an error."""
@@ -98,6 +112,10 @@ def recipe(name: str) -> Recipe:
 _ARTICLE: dict[str, Any] = dict(
     epochs=100,
     batch_size=128,
+    optimizer="adam",
+    momentum=0.9,
+    beta2=0.999,
+    epsilon=1e-8,
     learning_rate=3e-4,
     schedule="constant",
     warmup_epochs=0.0,
@@ -123,6 +141,7 @@ _ARTICLE: dict[str, Any] = dict(
 # "Vision Transformer for Small-Size Datasets" (arXiv:2112.13492) gives for CIFAR-10; TrivialAugment for AutoAugment.
 _MODERN: dict[str, Any] = _ARTICLE | dict(
     epochs=300,
+    optimizer="adamw",
     learning_rate=1e-3,
     schedule="cosine",
     warmup_epochs=10.0,
@@ -144,6 +163,7 @@ _MODERN: dict[str, Any] = _ARTICLE | dict(
 _DIGITS: dict[str, Any] = _ARTICLE | dict(
     epochs=60,
     batch_size=64,
+    optimizer="adamw",
     learning_rate=2e-3,
     schedule="cosine",
     warmup_epochs=2.0,

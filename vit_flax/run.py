@@ -1,10 +1,12 @@
 """A training run as a folder:
 
-run.json             its settings, and the versions and device it began on
-checkpoints/         last/ and best/, each with the history of all epochs
-tensorboard/         train/loss, train/acc and val/acc by epoch
-result.json          once it has ended: the history, and the test accuracy of the final parameters
-learning_curve.png
+    run.json             its settings, and the versions and device it began on
+    checkpoints/         last/ and best/, each with the history of all epochs
+    tensorboard/         train/loss, train/acc and val/acc by epoch
+    result.json          once it has ended: the history, and the test accuracy of the final parameters
+    learning_curve.png
+
+With the data, the first two are all that it needs to go on after an interruption.
 """
 
 import json
@@ -15,11 +17,11 @@ from typing import Any
 
 from tensorboard.summary import Writer
 
-from vit_flax.checkpoint import Checkpoints, Which
+from vit_flax.checkpoint import Checkpoints, Which, latest
 from vit_flax.curve import draw
 from vit_flax.data import Data
 from vit_flax.environment import environment
-from vit_flax.settings import Settings, from_json, to_json, write_json
+from vit_flax.settings import Settings, differences, from_json, to_json, write_json
 from vit_flax.train import (
     Diverged,
     History,
@@ -65,6 +67,14 @@ class Run:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise RunError(f"{file} cannot be read: {error}") from error
 
+    @classmethod
+    def resume(cls, folder: Path, settings: Settings) -> "Run":
+        """The run that is kept there, to go on with these settings. Raises `RunError` if it has others."""
+        run = cls.open(folder)
+        if changed := differences(run.settings, settings):
+            raise RunError(f"{folder} holds a run with other settings: {'; '.join(changed)}")
+        return run
+
     def fresh(self) -> TrainState:
         """The state before the first step."""
         s = self.settings
@@ -75,8 +85,7 @@ class Run:
         return Checkpoints(self.folder / "checkpoints")
 
     def epochs_done(self) -> int:
-        with self.checkpoints() as checkpoints:
-            path = checkpoints.path("last")
+        path = latest(self.folder / "checkpoints" / "last")
         return int(path.name) if path else 0
 
     def restored(self, which: Which) -> tuple[TrainState, History]:

@@ -13,7 +13,10 @@ from vit_flax.recipe import Recipe, recipe
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """One training run. The same settings on the same machine give the same bits."""
+    """One training run. The same settings on the same machine give the same bits.
+
+    Raises `ValueError` if a batch takes more images than there are.
+    """
 
     preset: str
     config: ViTConfig
@@ -25,6 +28,9 @@ class Settings:
     digest: str  # sha256 of all images and labels
     train_images: int
     classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.recipe.steps_per_epoch(self.train_images)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,7 +54,6 @@ def resolve(
             f"but {data.source} has images of {channels}"
         )
     fitted = preset(preset_name).replace(image_size=(height, width), channels=channels, num_classes=len(data.classes))
-    chosen.steps_per_epoch(count)
     return Settings(
         preset=preset_name,
         config=chosen.regularised(fitted),

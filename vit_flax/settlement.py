@@ -19,7 +19,7 @@ from vit_flax.data import Data, read_data
 from vit_flax.environment import environment
 from vit_flax.progress import progress_bar
 from vit_flax.run import Run
-from vit_flax.settings import Settings, differences, resolve, to_json, write_json
+from vit_flax.settings import Settings, resolve, to_json, write_json
 
 ARTICLE_PRESETS = ("article", "article-p4", "article-p4-untied")
 ARTICLE_ACCURACY = 0.7704  # the article's test_acc
@@ -38,7 +38,8 @@ def train_seeds(
     runs, compiled = [], _CompileTime()
     for seed in seeds:
         settings = resolve(preset, recipe, {}, seed, path, data)
-        run = _begin_or_open(folder / f"{preset}-{recipe}-{seed}", settings)
+        own = folder / f"{preset}-{recipe}-{seed}"
+        run = Run.resume(own, settings) if own.exists() else Run.begin(own, settings)
         with progress_bar(run, f"{preset} {recipe} seed {seed}") as progress:
             result = run.train(data, progress, stop_after)
         runs.append({"seed": seed} | result)
@@ -50,15 +51,6 @@ def train_seeds(
         "compile_seconds": compiled.seconds,
         "runs": runs,
     } | summary(runs, settings)
-
-
-def _begin_or_open(folder: Path, settings: Settings) -> Run:
-    if not folder.exists():
-        return Run.begin(folder, settings)
-    run = Run.open(folder)
-    if changed := differences(run.settings, settings):
-        raise ValueError(f"{folder} holds a run with other settings: {'; '.join(changed)}")
-    return run
 
 
 def summary(runs: Sequence[dict[str, Any]], settings: Settings) -> dict[str, Any]:

@@ -12,9 +12,9 @@ import torch
 
 from conformance.cases import Case
 from conformance.check import assert_taps_match
+from conformance.flax_side import FlaxSide
 from conformance.ladder import Ladder
 from conformance.precision import to_torch
-from conformance.sides import FlaxSide
 from vit_flax import ViT
 from vit_flax.weights import to_params
 
@@ -38,7 +38,7 @@ def verified(request, pytestconfig):
     case = request.param
     ladder = Ladder(FlaxSide, name="vit_flax", cases=[case], data=pytestconfig.option.data)
     assert_taps_match(ladder.outcome(case, "float32"), "*")
-    reference = case.build_reference()
+    reference = case.build_reference(case.config)
     reference.load(ladder.weights(case))
     images = np.random.default_rng(0).uniform(-1, 1, (BATCH_SIZE, *case.config.image_size, 3)).astype(np.float32)
     return case, ladder.weights(case), images, reference

@@ -26,8 +26,8 @@ def dataset():
     return Dataset(images, rng.integers(0, 10, IMAGES, dtype=np.int32))
 
 
-def fresh(preset_name):
-    model, params, rng = train.initialize_model(preset(preset_name), seed=0)
+def fresh():
+    model, params, rng = train.initialize_model(preset("article"), seed=0)
     return train.create_train_state(model, params, rng, RECIPE, STEPS)
 
 
@@ -36,9 +36,8 @@ def record(benchmark, group):
     benchmark.extra_info["images_per_second"] = round(IMAGES / benchmark.stats.stats.median, 1)
 
 
-@pytest.mark.parametrize("preset_name", ("article",))
 @pytest.mark.parametrize("steps_per_call", (1, 4, STEPS))
-def test_epoch(benchmark, dataset, monkeypatch, preset_name, steps_per_call):
+def test_epoch(benchmark, dataset, monkeypatch, steps_per_call):
     """One step a call, four, or the whole epoch: the same losses, and which is fastest."""
     monkeypatch.setattr(train, "STEPS_PER_CALL", steps_per_call)
     on_device = jax.device_put(dataset)
@@ -48,16 +47,16 @@ def test_epoch(benchmark, dataset, monkeypatch, preset_name, steps_per_call):
         _, metrics = train.train_epoch(state, on_device, epoch=1)
         losses.append(float(metrics.loss))
 
-    epoch(fresh(preset_name))  # compiles
-    benchmark.pedantic(epoch, setup=lambda: ((fresh(preset_name),), {}), rounds=ROUNDS)
-    record(benchmark, f"epoch of {preset_name}, steps a call")
+    epoch(fresh())  # compiles
+    benchmark.pedantic(epoch, setup=lambda: ((fresh(),), {}), rounds=ROUNDS)
+    record(benchmark, "epoch, steps a call")
     LOSSES.update(losses)
     assert len(LOSSES) == 1
 
 
 def test_pipeline_on_the_device(benchmark, dataset):
     on_device = jax.device_put(dataset)
-    state = fresh("article")
+    state = fresh()
     rows = train.epoch_rows(state, 1, IMAGES)
     prepare = jax.jit(lambda rng, row: train.prepare(rng, train.take(on_device, row), state))
 

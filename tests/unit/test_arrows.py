@@ -77,7 +77,7 @@ def test_a_side_loads_nothing_of_the_other(package, forbidden):
 
 
 def test_the_check_would_see_both_sides_together():
-    loaded = loaded_by(["conformance.sides"])
+    loaded = loaded_by(["conformance.flax_side", "conformance.torch_side"])
     assert all(loaded & forbidden for _, forbidden in FORBIDDEN)
     assert loaded >= {"jax", "flax", "torch", "vit_flax", "reference"}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import StandardCheckpointer
 
-from vit_flax.checkpoint import CheckpointError, Checkpoints
+from vit_flax.checkpoint import CheckpointError, Checkpoints, latest
 from vit_flax.config import preset
 from vit_flax.recipe import recipe
 from vit_flax.train import create_train_state
@@ -152,6 +152,12 @@ def test_the_path_is_where_it_lies(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         assert (checkpoints.path("last"), checkpoints.path("best")) == (tmp_path / "last/2", tmp_path / "best/1")
         assert checkpoints.path("last").is_dir()
+
+
+def test_the_newer_epoch_counts_where_a_killed_run_left_both(tmp_path):
+    for epoch in (9, 10):
+        (tmp_path / str(epoch)).mkdir()
+    assert latest(tmp_path) == tmp_path / "10"
 
 
 def test_saving_an_epoch_again_changes_nothing(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conformance import precision, sides
+from conformance import flax_side, precision, torch_side
 from conformance.compare import MODES, Diff, causes_first, compare, measure, terms
 from conformance.precision import DTYPES, from_torch, probe_matmul, rounded, to_torch
 from conformance.tolerances import FLOAT64, ROUNDING_FACTOR, summation_error
@@ -39,7 +39,7 @@ TAPS = (
     "logits",
 )
 each_precision = pytest.mark.parametrize("name", DTYPES)
-each_coarse_precision = pytest.mark.parametrize("name", ("float32", "bfloat16"))
+each_coarse_precision = pytest.mark.parametrize("name", ("float32", "bfloat16", "float16"))
 
 
 def numbers(seed, name="float64", shape=SHAPE):
@@ -59,13 +59,13 @@ def with_entry(array, value):
 BROKEN = {
     "another shape": (lambda a: a[:, :-1], r"shape \(2, 6, 12\), expected \(2, 7, 12\)"),
     "a shape that broadcasts": (lambda a: a[:1], r"shape \(1, 7, 12\), expected \(2, 7, 12\)"),
-    "another dtype": (lambda a: a.astype(np.float16), "the candidate computed float16, asked for "),
+    "another dtype": (lambda a: a.astype(np.int8), "the candidate computed int8, asked for "),
     "NaN": (lambda a: with_entry(a, np.nan), "NaN or infinity in the candidate"),
     "infinity": (lambda a: with_entry(a, -np.inf), "NaN or infinity in the candidate"),
     "no tap": (lambda a: None, "the candidate has no such tap"),
 }
 BROKEN_REFERENCE = {
-    "another dtype": (lambda a: a.astype(np.float16), "the reference computed float16, asked for "),
+    "another dtype": (lambda a: a.astype(np.int8), "the reference computed int8, asked for "),
     "NaN": (lambda a: with_entry(a, np.nan), "NaN or infinity in the reference"),
     "no tap": (lambda a: None, "the reference has no such tap"),
 }
@@ -172,7 +172,7 @@ def test_nothing_against_nothing_is_no_error(name):
 @each_precision
 def test_something_against_nothing_is_an_error_without_bound(name):
     zeros = np.zeros(SHAPE, DTYPES[name])
-    diff = judge(with_entry(zeros, np.finfo(np.float32).tiny), zeros, zeros.astype(np.float64), name)
+    diff = judge(with_entry(zeros, np.finfo(np.float16).tiny), zeros, zeros.astype(np.float64), name)
     assert not diff.passes
     assert diff.error == diff.severity == math.inf
 
@@ -186,6 +186,9 @@ def test_one_bad_token_is_not_averaged_away(name):
     assert not judge(ours, theirs, truth, name).passes
 
 
+SHIFT = dict.fromkeys(DTYPES, 20) | {"float16": 3}  # whose exponents go from -14 to 15
+
+
 @each_precision
 def test_the_scale_of_a_tap_changes_no_bit_of_its_verdict(name):
     truth, theirs = numbers(0), numbers(0, name)
@@ -194,7 +197,7 @@ def test_the_scale_of_a_tap_changes_no_bit_of_its_verdict(name):
     def at_scale(scale):  # a power of two: every product is exact
         return judge(*((a * scale).astype(DTYPES[name]) for a in (ours, theirs)), truth * scale, name)
 
-    assert at_scale(2.0**20) == at_scale(1.0) == at_scale(2.0**-20)
+    assert at_scale(2.0 ** SHIFT[name]) == at_scale(1.0) == at_scale(2.0 ** -SHIFT[name])
     assert at_scale(1.0).error > 0
 
 
@@ -315,8 +318,8 @@ def flax_logits(weights, images):
 def test_looking_changes_no_bit_of_what_the_sides_compute(name):
     weights = rounded(random_weights(CONFIG, seed=0), name)
     images = numbers(0, name, (2, 16, 24, 3))
-    theirs = sides.twin("vit_ti16", CONFIG, "cpu")
-    taps = {"twin": theirs.taps(weights, images), "flax": sides.FlaxSide(CONFIG).taps(weights, images)}
+    theirs = torch_side.twin("vit_ti16", CONFIG, "cpu")
+    taps = {"twin": theirs.taps(weights, images), "flax": flax_side.FlaxSide(CONFIG).taps(weights, images)}
     with torch.no_grad():
         plain = from_torch(theirs.model(to_torch(images, "cpu")))
     np.testing.assert_array_equal(taps["twin"]["logits"], plain, strict=True)
@@ -325,8 +328,8 @@ def test_looking_changes_no_bit_of_what_the_sides_compute(name):
 
 def test_the_reference_gives_its_taps_in_data_order_and_the_candidate_the_same_ones():
     weights, images = random_weights(CONFIG, seed=0), numbers(0, "float32", (2, 16, 24, 3))
-    assert tuple(sides.twin("vit_ti16", CONFIG, "cpu").taps(weights, images)) == TAPS
-    assert set(sides.FlaxSide(CONFIG).taps(weights, images)) == set(TAPS)
+    assert tuple(torch_side.twin("vit_ti16", CONFIG, "cpu").taps(weights, images)) == TAPS
+    assert set(flax_side.FlaxSide(CONFIG).taps(weights, images)) == set(TAPS)
 
 
 @pytest.mark.parametrize("length", (64, 256, 768, 3072))

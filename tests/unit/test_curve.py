@@ -18,7 +18,7 @@ SETTINGS = Settings(
     data="some/folder",
     source="toy shapes",
     digest="0123",
-    train_images=20,
+    train_images=200,
     classes=("circle", "square"),
 )
 

@@ -1,5 +1,7 @@
 """Random erasing: where, how often and with what, against torchvision's."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ SIZE = (16, 48)
 FALSE_ALARM = 1e-6  # chance that a right sampler fails a test, over its seeds
 DRAWS = 4000
 PLAIN = 100.0  # far from any noise
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def plain_images(count=1000, dtype=jnp.float32):
@@ -89,6 +93,7 @@ def test_noise_is_standard_normal_and_of_every_pixel_its_own():
     assert not is_normal(noise[::20] + 0.1)
 
 
+@functools.cache
 def theirs():
     image = torch.zeros(3, *SIZE)
     with torch.random.fork_rng():

@@ -272,7 +272,7 @@ def test_a_loaders_batch_goes_into_the_step_that_the_device_pipeline_feeds() -> 
     loader = DataLoader(ArrayDataset(images, labels, data.test_transform), batch_size=8, collate_fn=numpy_collate)
     host_images, host_labels = next(iter(loader))
     config = preset("digits").replace(image_size=(32, 32), channels=3, patch_size=16, num_layers=1)
-    state = create_train_state(*initialize_model(config, seed=0), recipe("article"), steps_per_epoch=1)
+    state = jax.eval_shape(lambda: create_train_state(*initialize_model(config, 0), recipe("article"), 1))
     host = Batch(jnp.asarray(host_images), targets(jnp.asarray(host_labels), config.num_classes))
     device = jax.eval_shape(prepare, jax.random.key(0), Dataset(images, labels), state)
     assert jax.eval_shape(lambda: host) == device

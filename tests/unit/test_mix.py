@@ -20,6 +20,8 @@ DRAWS = 4000
 MIXUP, CUTMIX = 4.0, 1.0  # alphas
 RNGS = jax.random.split(jax.random.key(0), DRAWS)
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def batch(dtype=np.float32):
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 16, 3)).astype(dtype)
@@ -177,6 +179,7 @@ def boxes_of(alpha):
     return np.stack(jax.vmap(draw_box, in_axes=(0, 0, None, None))(RNGS, shares, 16, 32), axis=1)
 
 
+@functools.cache
 def their_boxes(alpha):
     transform, images = v2.CutMix(alpha=alpha), [torch.zeros(2, 3, 16, 32)]
     with torch.random.fork_rng():

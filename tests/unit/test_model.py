@@ -16,7 +16,7 @@ from vit_flax.weights import canonical_shapes, to_params
 SMALL = dict(image_size=(16, 24), patch_size=8, hidden_dim=12, num_heads=3, mlp_dim=20, num_layers=2, num_classes=5)
 PAPER = preset("vit_ti16").replace(**SMALL)
 ARTICLE = preset("article").replace(**SMALL, embed_dim=8)
-CONFIGS = {"paper": PAPER, "article": preset("article")}
+CONFIGS = {"paper": PAPER, "article": preset("article").replace(num_layers=2)}
 TAPS = [
     "patches",
     "embedding",

@@ -28,7 +28,8 @@ SCHEDULES = {
     "half an epoch": (CONSTANT.replace(warmup_epochs=0.5), {0: 0, 4: RATE * 4 / 5, 5: RATE, 99: RATE}),
 }
 ADAM = recipe("article").replace(learning_rate=0.01)
-ADAMW = ADAM.replace(weight_decay=0.1)
+ADAMW = ADAM.replace(optimizer="adamw", weight_decay=0.1)
+SGD = ADAM.replace(optimizer="sgd")
 CLIPPED = ADAM.replace(clip_norm=1.0)
 RNG = np.random.default_rng(0)
 PARAMS = {"dense": {"kernel": RNG.standard_normal((3, 2)), "bias": RNG.standard_normal(2)}}
@@ -51,11 +52,15 @@ def after(rules, params=PARAMS, grads=GRADS):
 
 
 def formula(recipe, params=PARAMS, grads=GRADS, b1=0.9, b2=0.999, eps=1e-8):
-    """Adam (arXiv:1412.6980, algorithm 1), with decoupled decay of kernels (arXiv:1711.05101, algorithm 2)."""
+    """Adam (arXiv:1412.6980, algorithm 1), with decoupled decay of kernels (arXiv:1711.05101, algorithm 2); or SGD."""
     params = flatten_dict(params)
     for name, value in params.items():
         m = v = 0
         for t, gradient in enumerate((flatten_dict(gradient)[name] for gradient in grads), start=1):
+            if recipe.optimizer == "sgd":
+                m = b1 * m + gradient
+                value = value - recipe.learning_rate * m
+                continue
             m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
             step = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + eps)
             decay = recipe.weight_decay if name[-1] == "kernel" else 0
@@ -131,7 +136,7 @@ def test_another_choice_of_what_decays_would_be_found(wrong):
         check_decayed(wrong, params_of("article"))
 
 
-@pytest.mark.parametrize("recipe", (ADAM, ADAMW), ids=("Adam", "AdamW"))
+@pytest.mark.parametrize("recipe", (ADAM, ADAMW, SGD), ids=("Adam", "AdamW", "SGD"))
 def test_an_update_is_the_formula(recipe):
     check_update(optimizer.optimizer(recipe, STEPS), recipe)
 
@@ -145,6 +150,8 @@ WRONG = {
     ),
     "another eps": (optax.adam(0.01, eps=1e-7), ADAM),
     "another b2": (optax.adam(0.01, b2=0.99), ADAM),
+    "Nesterov": (optax.sgd(0.01, momentum=0.9, nesterov=True), SGD),
+    "dampening": (optax.chain(optax.ema(0.9, debias=False), optax.sgd(0.01)), SGD),
     "clipping": (optimizer.optimizer(CLIPPED, STEPS), ADAM),
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 import conformance.ladder  # noqa: F401  pytester forgets what a session imports, and torch cannot be imported twice
 from conformance.plugin import pytest_report_teststatus
+from conformance.rungs import PRECISIONS
 from conformance.weights import random_weights
 from vit_flax import preset
 from vit_flax.weights import save
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[2]
 pytest_plugins = ["pytester"]
 
 
-SUITE = ("conformance", "-q", "-p", "no:cacheprovider", "--reference", "twin:article")
+FORWARD = [f"conformance/test_{name}.py" for name in ("weights", "patches", "attention", "mlp", "block", "model")]
+SUITE = (*FORWARD, "-q", "-p", "no:cacheprovider", "--reference", "twin:digits")
 
 
 @pytest.fixture
@@ -37,7 +39,9 @@ def test_sound_target_passes_and_leaves_a_report(tmp_path):
     report = json.loads((tmp_path / "report.json").read_text())
     assert session.returncode == 0, session.stdout
     assert report["verdict"] == "pass"
-    assert [rung["status"] for rung in report["cases"][0]["rungs"]] == ["pass"] * 4
+    statuses = {rung["rung"]: rung["status"] for rung in report["cases"][0]["rungs"]}
+    assert [statuses[name] for name in ("weights", *PRECISIONS)] == ["pass"] * 5
+    assert statuses["loss"] == "not run"
     assert "PASS  vit_flax is the same model as its references in 1 case" in session.stdout
     assert (tmp_path / "report.html").is_file()
 
@@ -59,9 +63,9 @@ def test_planted_fault_fails_the_suite_names_the_block_and_blocks_higher_rungs(r
 
 def test_foreign_target_is_judged_by_the_same_suite(run_suite, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
-        "from conformance.sides import twin\n"
+        "from conformance.torch_side import twin\n"
         "class Scaled:\n"
-        "    def __init__(self, config): self.side = twin('article', config, 'cpu')\n"
+        "    def __init__(self, config): self.side = twin('digits', config, 'cpu')\n"
         "    def taps(self, weights, images, given=None):\n"
         "        taps = self.side.taps(weights, images, given)\n"
         "        return taps | {'logits': 2 * taps['logits']}\n"
@@ -76,7 +80,7 @@ def test_foreign_target_is_judged_by_the_same_suite(run_suite, tmp_path, monkeyp
 
 
 def test_weights_of_ones_own_are_compared_instead_of_random_ones(run_suite, tmp_path):
-    save(random_weights(preset("article"), seed=5), tmp_path / "mine.safetensors")
+    save(random_weights(preset("digits"), seed=5), tmp_path / "mine.safetensors")
 
     session = run_suite("--weights", str(tmp_path / "mine.safetensors"), "-k", "weights or float64")
 

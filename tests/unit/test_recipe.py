@@ -13,6 +13,10 @@ from vit_flax.recipe import RECIPES, Recipe, recipe
 ARTICLE = {
     "epochs": 100,
     "batch_size": 128,
+    "optimizer": "adam",
+    "momentum": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
     "learning_rate": 3e-4,
     "schedule": "constant",
     "warmup_epochs": 0.0,
@@ -38,6 +42,7 @@ CHANGES = {
     "article": {},
     "modern": {
         "epochs": 300,
+        "optimizer": "adamw",
         "learning_rate": 1e-3,
         "schedule": "cosine",
         "warmup_epochs": 10.0,
@@ -55,6 +60,7 @@ CHANGES = {
     },
     "digits": {
         "epochs": 60,
+        "optimizer": "adamw",
         "batch_size": 64,
         "learning_rate": 2e-3,
         "schedule": "cosine",
@@ -82,6 +88,12 @@ IMPOSSIBLE = (
     ({"warmup_epochs": NAN}, "warmup_epochs is nan, but must be in [0, 100), the epochs"),
     ({"weight_decay": -0.05}, "weight_decay is -0.05, but must be finite and not negative"),
     ({"weight_decay": INF}, "weight_decay is inf, but must be finite and not negative"),
+    ({"weight_decay": 0.1}, "weight_decay is 0.1, but only adamw has it, not adam"),
+    ({"optimizer": "sgd", "weight_decay": 0.1}, "weight_decay is 0.1, but only adamw has it, not sgd"),
+    ({"optimizer": "adamax"}, "unknown optimizer 'adamax': did you mean adam"),
+    ({"momentum": 1.0}, "momentum is 1.0, but must be in [0, 1)"),
+    ({"beta2": -0.1}, "beta2 is -0.1, but must be in [0, 1)"),
+    ({"epsilon": 0.0}, "epsilon is 0.0, but must be positive and finite"),
     ({"mixup": -1.0}, "mixup is -1.0, but must be finite and not negative"),
     ({"mixup": NAN}, "mixup is nan, but must be finite and not negative"),
     ({"cutmix": INF}, "cutmix is inf, but must be finite and not negative"),
@@ -102,7 +114,7 @@ IMPOSSIBLE = (
     ({"crop_ratio": (-0.9, 1.1)}, "crop_ratio is (-0.9, 1.1), but must rise within (0, inf]"),
     ({"crop_ratio": (1.1, 0.9)}, "crop_ratio is (1.1, 0.9), but must rise within (0, inf]"),
     ({"schedule": "cosin"}, "unknown schedule 'cosin': did you mean cosine?"),
-    ({"compute_dtype": "float16"}, "unknown compute_dtype 'float16': did you mean bfloat16 or float32?"),
+    ({"compute_dtype": "float16"}, "unknown compute_dtype 'float16': did you mean bfloat16"),
 )
 # At the edge of what is allowed.
 POSSIBLE = (

@@ -10,6 +10,8 @@ from vit_flax import settlement
 from vit_flax.data import Data, Dataset
 from vit_flax.settlement import record_name, summary, train_seeds
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled", "one_layer")
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -1,0 +1,191 @@
+"""`vit_flax` as a side: its own model, loss, optimizer and training step, jitted."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from conformance.sides import Draw, Gradients, Recorder, Taps
+from vit_flax import loss, train
+from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
+from vit_flax.config import ViTConfig
+from vit_flax.model import ViT
+from vit_flax.optimizer import clipping, rule, schedule
+from vit_flax.recipe import Recipe
+from vit_flax.weights import Weights, from_params, to_params
+
+
+@contextlib.contextmanager
+def computing(dtype: Any) -> Iterator[None]:
+    """JAX computes in float64 where that is asked for, and never in less than what is asked for."""
+    with jax.enable_x64(np.dtype(dtype) == np.float64), jax.default_matmul_precision("highest"):
+        yield
+
+
+class FlaxSide:
+    """`vit_flax`, jitted."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        self.config = config
+
+    def held(self, weights: Weights) -> Weights:
+        return from_params(self._params(weights))
+
+    def taps(self, weights: Weights, images: np.ndarray, given: Taps | None = None, draw: Draw | None = None) -> Taps:
+        with computing(images.dtype), drawing(draw):
+            run = _taps if draw is None else _traced_anew(_forward, 2)
+            return jax.tree.map(np.asarray, run(self.config, draw is not None, self._params(weights), images, given))
+
+    def gradients(
+        self, weights: Weights, images: np.ndarray, upstream: Taps, given: Taps | None = None, draw: Draw | None = None
+    ) -> Gradients:
+        with computing(images.dtype), drawing(draw):
+            params, training = self._params(weights), draw is not None
+            values = given
+            if given is None:
+                with drawing(lambda shape, keep: np.ones(shape, bool)):
+                    shapes = jax.eval_shape(functools.partial(_forward, self.config, training), params, images, None)
+                values = jax.tree.map(lambda tap: np.zeros(tap.shape, tap.dtype), shapes)
+            run = _gradients if draw is None else _traced_anew(_backward, 3)
+            inputs, d_params = run(self.config, training, given is None, params, images, values, upstream)
+            return Gradients(jax.tree.map(np.asarray, inputs), from_params(d_params))
+
+    def drawn(self, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+        with computing(images.dtype):
+            taps = _drawn(self.config, self._params(weights), images, jax.random.key(seed))
+            return jax.tree.map(np.asarray, taps)
+
+    def loss(
+        self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        def value(logits: jax.Array) -> jax.Array:
+            targets = loss.targets(jnp.asarray(labels), logits.shape[-1], recipe.label_smoothing).astype(logits.dtype)
+            return loss.cross_entropy(logits, targets, jnp.asarray(mask))
+
+        with computing(logits.dtype):
+            return jax.tree.map(np.asarray, jax.value_and_grad(value)(jnp.asarray(logits)))
+
+    def accuracy(self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
+        with computing(np.float64):
+            targets = loss.targets(jnp.asarray(labels), logits.shape[-1])
+            return float(loss.accuracy(jnp.asarray(logits), targets, jnp.asarray(mask)))
+
+    def clip(self, gradients: Weights, recipe: Recipe) -> Weights:
+        with computing(_dtype(gradients)):
+            rules = clipping(recipe)
+            clipped, _ = rules.update(gradients, rules.init(gradients))
+            return jax.tree.map(np.asarray, clipped)
+
+    def rates(self, recipe: Recipe) -> np.ndarray:
+        with computing(np.float64):
+            rate = schedule(recipe, steps_per_epoch=1)
+            return np.array([rate(jnp.int32(step)) for step in range(recipe.epochs)], np.float64)
+
+    def update(self, weights: Weights, gradients: Weights, state: Any, recipe: Recipe) -> tuple[Weights, Any]:
+        with computing(_dtype(weights)):
+            params, grads = self._params(weights), self._params(gradients)
+            rules = rule(recipe, recipe.learning_rate)
+            updates, state = rules.update(grads, rules.init(params) if state is None else state, params)
+            return from_params(optax.apply_updates(params, updates)), state
+
+    def train(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
+    ) -> tuple[np.ndarray, list[Weights]]:
+        recipe = recipe.replace(dropout=0.0, drop_path=0.0, compute_dtype=str(images.dtype))
+        model = ViT(recipe.regularised(self.config))
+        losses, after = [], []
+        with computing(images.dtype):
+            state = train.create_train_state(model, self._params(weights), jax.random.key(0), recipe, steps_per_epoch=1)
+            for batch, names in zip(images, labels, strict=True):
+                targets = loss.targets(names, model.config.num_classes, recipe.label_smoothing).astype(images.dtype)
+                state, metrics = _train_step(state, train.Batch(jnp.asarray(batch), targets))
+                losses.append(np.asarray(metrics.loss))
+                after.append(from_params(state.params))
+        return np.array(losses), after
+
+    def initial(self, seed: int) -> Weights:
+        return from_params(train.initialize_model(self.config, seed)[1])
+
+    def crops(self, seed: int, count: int, image_size: tuple[int, int], recipe: Recipe) -> np.ndarray:
+        boxes = crop_boxes(jax.random.key(seed), count, image_size, recipe.crop_scale, recipe.crop_ratio)
+        return np.asarray(boxes)
+
+    def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
+        cropped = resized_crop(flip(jnp.asarray(images), jnp.asarray(flips)), jnp.asarray(boxes), images.shape[1:3])
+        return np.asarray(normalise(cropped, recipe.means, recipe.stds))
+
+    def _params(self, weights: Weights) -> Any:
+        return jax.tree.map(jnp.asarray, to_params(weights, self.config))
+
+
+def _traced_anew(function: Callable[..., Any], static: int) -> Callable[..., Any]:
+    """A function that JAX has not seen: draws are asked for while it traces, and not when it knows a call already."""
+    return jax.jit(lambda *arguments: function(*arguments), static_argnums=tuple(range(static)))
+
+
+def _dtype(arrays: Weights) -> np.dtype:
+    return next(iter(arrays.values())).dtype
+
+
+def _forward(config: ViTConfig, training: bool, params: Any, images: jax.Array, given: Any) -> Any:
+    recorder = Recorder(given)
+    _apply(config, training, params, images, recorder)
+    return recorder.taps
+
+
+def _backward(
+    config: ViTConfig, training: bool, free: bool, params: Any, images: jax.Array, values: Any, upstream: Any
+) -> Any:
+    """`values` are the taps to go on with; where the model runs free, zeros to be added to its own."""
+
+    def objective(params: Any, images: jax.Array, values: Any) -> jax.Array:
+        recorder = Nudged(values) if free else Recorder(values)
+        _apply(config, training, params, images, recorder)
+        return jnp.stack([jnp.vdot(upstream[name], recorder.taps[name]) for name in upstream]).sum()
+
+    d_params, d_images, d_values = jax.grad(objective, argnums=(0, 1, 2))(params, images, values)
+    return {"images": d_images} | d_values, d_params
+
+
+class Nudged(Recorder):
+    """A tap that adds the given value: the gradient of that is the tap's own."""
+
+    def __call__(self, name: str, x: Any) -> Any:
+        self.taps[name] = x + self.given[name]
+        return self.taps[name]
+
+
+def _apply(config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Recorder) -> None:
+    rngs = {"dropout": jax.random.key(0)} if training else {}  # never read: `drawing` answers instead
+    ViT(config).apply({"params": params}, images, train=training, tap=tap, rngs=rngs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _drawn(config: ViTConfig, params: Any, images: jax.Array, rng: jax.Array) -> Any:
+    recorder = Recorder()
+    ViT(config).apply({"params": params}, images, train=True, tap=recorder, rngs={"dropout": rng})
+    return recorder.taps
+
+
+_taps = jax.jit(_forward, static_argnums=(0, 1))
+_gradients = jax.jit(_backward, static_argnums=(0, 1, 2))
+_train_step = jax.jit(train.train_step)
+
+
+@contextlib.contextmanager
+def drawing(draw: Draw | None) -> Iterator[None]:
+    """Flax's dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own."""
+
+    def bernoulli(key: jax.Array, p: float = 0.5, shape: tuple[int, ...] = (), *_: Any, **__: Any) -> jax.Array:
+        assert draw is not None
+        return jnp.asarray(draw(tuple(shape), float(p)))
+
+    patched: Callable[[], Any] = lambda: mock.patch.object(jax.random, "bernoulli", bernoulli)  # noqa: E731
+    with contextlib.nullcontext() if draw is None else patched():
+        yield

@@ -1,0 +1,139 @@
+"""The suite proves itself: every known fault is planted in `vit_flax`, and must be caught at its place and be named.
+
+python -m conformance.mutation results     # keep the kill matrix as a new file there
+"""
+
+import dataclasses
+import datetime
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from conformance.catalogue import FAULTS
+from conformance.compare import causes_first
+from conformance.diagnose import diagnose
+from conformance.faults import Fault, planted
+from conformance.flax_side import FlaxSide
+from conformance.images import load_batch
+from conformance.rungs import BY_NAME, NAMES, Ground, Rung
+from conformance.torch_side import twin
+from conformance.weights import random_weights
+from vit_flax.config import ViTConfig, preset
+from vit_flax.environment import environment
+
+# Small and not square; it has every part that a fault can be planted in.
+CONFIG = preset("digits").replace(image_size=(16, 24), channels=3, patch_size=8, num_layers=3)
+IMAGES = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Kill:
+    """What became of a planted fault."""
+
+    fault: Fault
+    caught_by: str | None  # the first rung that failed
+    place: str | None  # where
+    severity: float  # the worst error there, as a multiple of its limit
+    named: tuple[str, ...]  # the diagnosis
+    seconds: float
+
+    @property
+    def placed(self) -> bool:
+        return (self.caught_by, self.place) == (self.fault.rung, expected_place(self.fault))
+
+    @property
+    def diagnosed(self) -> bool:
+        return self.named == (self.fault.name,)
+
+
+def expected_place(fault: Fault) -> str:
+    return fault.first_place(CONFIG)
+
+
+def sound(config: ViTConfig = CONFIG, data: str | None = None) -> Ground:
+    """vit_flax against the twin, as they are."""
+    images = load_batch(data, IMAGES, config.image_size, config.channels).images
+    return Ground(FlaxSide, lambda c: twin("", c, "cpu"), config, random_weights(config, seed=0), images)
+
+
+def kill(fault: Fault, ground: Ground) -> Kill:
+    """Climb with the fault planted to the first rung that fails, of those it needs and could change; and say why."""
+    start = time.perf_counter()
+    faulty = dataclasses.replace(ground, target=planted(fault, ground.target))
+    for rung in _rungs_up_to(fault):
+        if failures := causes_first(rung.climb(faulty)):
+            named = tuple(cause.name for cause in diagnose(faulty, rung).causes)
+            first = failures[0]
+            return Kill(fault, rung.name, first.tap, first.severity, named, time.perf_counter() - start)
+    return Kill(fault, None, None, 0.0, (), time.perf_counter() - start)
+
+
+def _rungs_up_to(fault: Fault) -> list[Rung]:
+    """The fault's own rung, and those below it that use anything the fault changes: the others are as without it."""
+    needed = needed_by(fault.rung)
+    return [r for name in NAMES if name in needed for r in [BY_NAME[name]] if name == fault.rung or _touches(fault, r)]
+
+
+def _touches(fault: Fault, rung: Rung) -> bool:
+    return bool(set(rung.capabilities) & set(fault.around)) or fault.config(CONFIG) != CONFIG
+
+
+@functools.cache
+def needed_by(name: str) -> frozenset[str]:
+    """A rung and all that it stands on."""
+    return frozenset({name}).union(*(needed_by(need) for need in BY_NAME[name].needs))
+
+
+def score(kills: list[Kill]) -> dict[str, Any] | None:
+    """The suite's own mutation score; None where no fault was planted."""
+    if not kills:
+        return None
+    return {
+        "faults": len(kills),
+        "killed": sum(k.caught_by is not None for k in kills),
+        "placed": sum(k.placed for k in kills),
+        "diagnosed": sum(k.diagnosed for k in kills),
+        "seconds": sum(k.seconds for k in kills),
+    }
+
+
+def matrix() -> dict[str, Any]:
+    """Every fault's end, as a record."""
+    ground = sound()
+    kills = [kill(fault, ground) for fault in FAULTS]
+    return {
+        "kind": "mutation",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": environment("torch"),
+        "faults": [
+            {
+                "name": k.fault.name,
+                "seen": k.fault.seen,
+                "rung": k.fault.rung,
+                "place": expected_place(k.fault),
+                "caught_by": k.caught_by,
+                "caught_at": k.place,
+                "severity": min(k.severity, sys.float_info.max),
+                "named": list(k.named),
+                "seconds": round(k.seconds, 3),
+            }
+            for k in kills
+        ],
+    }
+
+
+def main() -> None:
+    record = matrix()
+    name = f"{record['created'][:16].replace(':', '')}-mutation-{record['environment']['device'].split()[0]}.json"
+    file = Path(sys.argv[1]) / name
+    with file.open("x") as out:
+        json.dump(record, out, indent=1)
+        out.write("\n")
+    print(f"{file}: {len(record['faults'])} faults")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Dropout and stochastic depth: compared exactly under the same masks, and by statistics under a side's own.
+
+Rates that a config has as zero are raised, so that every draw of the model is made.
+"""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from conformance import tolerances
+from conformance.compare import Diff, differ
+from conformance.gradients import random_upstream
+from conformance.precision import rounded
+from conformance.sides import Masks, TrainableSide
+from vit_flax.config import ViTConfig
+from vit_flax.weights import Weights
+
+RATE = 0.1
+SEEDS = 4
+
+
+def noisy(config: ViTConfig) -> ViTConfig:
+    """The same ViT with every kind of draw in it."""
+    return config.replace(
+        dropout=config.dropout or RATE,
+        attention_dropout=config.attention_dropout or RATE,
+        drop_path=config.drop_path or RATE,
+    )
+
+
+def compare_masked(
+    candidate: TrainableSide, reference: TrainableSide, weights: Weights, images: np.ndarray
+) -> tuple[Diff, ...]:
+    """What is drawn, in order; then every tap and every parameter's gradient under the same draws, in float64."""
+    weights, images = rounded(weights, "float64"), images.astype(np.float64)
+    our_masks, masks = Masks(seed=1), Masks(seed=1)
+    ours, theirs = candidate.taps(weights, images, draw=our_masks), reference.taps(weights, images, draw=masks)
+    draws = [_same_draw(n, our_masks, masks) for n in range(max(len(our_masks.asked), len(masks.asked)))]
+    if not all(draw.passes for draw in draws):
+        return tuple(draws)  # under other masks nothing after them can agree
+    upstream = {"logits": random_upstream(theirs["logits"].shape, "float64")}
+    grads, their_grads = (
+        side.gradients(weights, images, upstream, draw=Masks(seed=1)).parameters for side in (candidate, reference)
+    )
+    return (
+        *draws,
+        *(differ(tap, "free", ours[tap], value) for tap, value in theirs.items()),
+        *(differ(f"gradient of {name}", "free", grads[name], g) for name, g in their_grads.items() if _is_seen(name)),
+    )
+
+
+def _is_seen(name: str) -> bool:
+    return not name.endswith("key/bias")  # softmax does not see it: its gradient is rounding alone
+
+
+def _same_draw(n: int, ours: Masks, theirs: Masks) -> Diff:
+    asked, expected = (masks.asked[n] if n < len(masks.asked) else None for masks in (ours, theirs))
+    name = f"draw {n:02}"
+    if asked is None or expected is None:
+        return Diff(
+            name, "alone", np.inf, None, 0.0, f"the {'candidate' if asked is None else 'reference'} draws no more"
+        )
+    if asked[0] != expected[0]:
+        return Diff(name, "alone", np.inf, None, 0.0, f"a mask of shape {asked[0]}, expected {expected[0]}")
+    return differ(name, "alone", np.array([asked[1]]), np.array([expected[1]]))
+
+
+def compare_draws(
+    candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
+) -> tuple[Diff, ...]:
+    """Under its own draws, what a side keeps at each tap: how often, scaled by how much, and how independently.
+
+    An error is the difference of the two sides' statistics in standard deviations, a limit the value it exceeds at
+    `tolerances.FALSE_ALARMS` over all of them together.
+    """
+    still = candidate.taps(weights, images)["embedding"]
+    ours, theirs = (
+        [side.drawn(weights, images, seed) for seed in range(start, start + SEEDS)]
+        for side, start in ((candidate, 0), (reference, SEEDS))
+    )
+    taps = ["embedding", *(f"encoder/{i:02}/{part}" for i in range(config.num_layers) for part in ("attention", "mlp"))]
+    limit = float(stats.norm.isf(tolerances.FALSE_ALARMS / (4 * len(taps)) / 2))
+    scales = (np.array([_scale(run["embedding"], still) for run in runs]) for runs in (ours, theirs))
+    diffs = [differ("embedding, scale of what is kept", "free", *scales)]
+    for tap in taps:
+        kept = [np.stack([run[tap] for run in runs]) != 0 for runs in (ours, theirs)]
+        shares = [(k.mean(), k.size) for k in kept]
+        diffs.append(Diff(f"{tap}, share kept", "free", _apart(*shares), None, limit))
+        for axis, name in enumerate(("image", "token", "feature"), start=1):
+            alike = [_alike(k, axis) for k in kept]
+            diffs.append(Diff(f"{tap}, alike along {name}", "free", _apart(*alike), None, limit))
+    return tuple(diffs)
+
+
+def _scale(dropped: np.ndarray, still: np.ndarray) -> float:
+    """By how much what is kept is larger."""
+    kept = dropped != 0
+    return float(np.median(dropped[kept] / still[kept]))
+
+
+def _alike(kept: np.ndarray, axis: int) -> tuple[float, int]:
+    """How often neighbours along an axis share their fate, over how many pairs of them."""
+    pairs = kept.shape[axis] // 2
+    first, second = (np.take(kept, range(start, 2 * pairs, 2), axis) for start in (0, 1))
+    return float((first == second).mean()), first.size
+
+
+def _apart(a: tuple[float, int], b: tuple[float, int]) -> float:
+    """The difference of two shares, in standard deviations."""
+    (p, n), (q, m) = a, b
+    pooled = (p * n + q * m) / (n + m)
+    variance = pooled * (1 - pooled) * (1 / n + 1 / m)
+    return 0.0 if p == q else abs(p - q) / math.sqrt(variance)

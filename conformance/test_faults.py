@@ -1,0 +1,51 @@
+"""The suite can fail: every known fault is caught at its place, and named; and every gate has a fault that trips it."""
+
+import pytest
+
+from conformance import tolerances
+from conformance.catalogue import FAULTS
+from conformance.check import assert_taps_match
+from conformance.ladder import Outcome
+from conformance.mutation import CONFIG, expected_place, kill, sound
+from conformance.rungs import BY_NAME, NAMES
+
+pytestmark = pytest.mark.suite
+
+
+@pytest.fixture(scope="module")
+def ground(pytestconfig):
+    return sound(data=pytestconfig.option.data)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sound_model_passes_every_gate(name, ground):
+    diffs = BY_NAME[name].climb(ground)
+
+    assert_taps_match(Outcome("pass", diffs=diffs), "*")
+    if name in ("float64", "gradients float64"):  # rounding and faults are kept well apart
+        assert max(diff.severity for diff in diffs) * tolerances.FLOAT64_MARGIN <= 1
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_is_caught_at_its_place_and_named(fault, ground, mutation):
+    result = kill(fault, ground)
+
+    mutation.append(result)
+    assert (result.caught_by, result.place) == (fault.rung, expected_place(fault))
+    assert result.named == (fault.name,)
+    if fault.rung == "float64":
+        assert result.severity >= tolerances.FLOAT64_MARGIN
+
+
+def test_every_fault_can_be_planted_and_has_a_name_of_its_own():
+    assert all(fault.applies(CONFIG) for fault in FAULTS)
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
+
+
+def test_every_rung_has_a_fault_that_trips_it():
+    assert {fault.rung for fault in FAULTS} == set(NAMES)
+
+
+def test_every_part_of_the_model_has_a_fault_that_begins_there():
+    parts = {expected_place(fault).rsplit("/", 1)[-1] for fault in FAULTS if fault.rung == "float64"}
+    assert parts == {"patches", "embedding", "attention", "mlp", "00", "norm", "logits"}
