@@ -89,10 +89,10 @@ class FlaxSide:
 
     def update(self, weights: Weights, gradients: Weights, state: Any, recipe: Recipe) -> tuple[Weights, Any]:
         with computing(_dtype(weights)):
-            params, grads = self._params(weights), self._params(gradients)
-            rules = rule(recipe, recipe.learning_rate)
-            updates, state = rules.update(grads, rules.init(params) if state is None else state, params)
-            return from_params(optax.apply_updates(params, updates)), state
+            params = self._params(weights)
+            state = rule(recipe, recipe.learning_rate).init(params) if state is None else state
+            params, state = _update(recipe, self._params(gradients), state, params)
+            return from_params(params), state
 
     def train(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
@@ -164,6 +164,12 @@ class Nudged(Recorder):
 def _apply(config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Recorder) -> None:
     rngs = {"dropout": jax.random.key(0)} if training else {}  # never read: `drawing` answers instead
     ViT(config).apply({"params": params}, images, train=training, tap=tap, rngs=rngs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _update(recipe: Recipe, grads: Any, state: Any, params: Any) -> Any:
+    updates, state = rule(recipe, recipe.learning_rate).update(grads, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -84,5 +84,5 @@ def _alike(side: TrainableSide) -> set[tuple[str, str]]:
     begin = {name: leaf.ravel()[:HEAD] for name, leaf in leaves.items() if leaf.size >= HEAD and not _is_constant(leaf)}
     if not begin:
         return set()
-    correlation: np.ndarray = np.corrcoef(np.stack([*begin.values()]).astype(np.float64))
+    correlation = np.atleast_2d(np.corrcoef(np.stack([*begin.values()]).astype(np.float64)))
     return {(a, b) for (i, a), (j, b) in combinations(enumerate(begin), 2) if correlation[i, j] > tolerances.SAME_DRAWS}

@@ -12,13 +12,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from conformance.catalogue import FAULTS
 from conformance.compare import causes_first
-from conformance.diagnose import diagnose
+from conformance.diagnose import diagnose, diagnose_all
 from conformance.faults import Fault, planted
 from conformance.flax_side import FlaxSide
 from conformance.images import load_batch
-from conformance.rungs import BY_NAME, NAMES, Ground, Rung
+from conformance.rungs import BY_NAME, NAMES, RUNGS, Ground, Rung
 from conformance.torch_side import twin
 from conformance.weights import random_weights
 from vit_flax.config import ViTConfig, preset
@@ -69,6 +71,19 @@ def kill(fault: Fault, ground: Ground) -> Kill:
             first = failures[0]
             return Kill(fault, rung.name, first.tap, first.severity, named, time.perf_counter() - start)
     return Kill(fault, None, None, 0.0, (), time.perf_counter() - start)
+
+
+def pair_named(first: Fault, second: Fault, ground: Ground) -> set[str]:
+    """With two faults planted, every cause that is named on the way up the rungs of both."""
+    faulty = dataclasses.replace(ground, target=planted(second, planted(first, ground.target)))
+    rungs = {rung.name for fault in (first, second) for rung in _rungs_up_to(fault)}
+    found = diagnose_all(faulty, [rung for rung in RUNGS if rung.name in rungs])
+    return {cause.name for diagnosis in found.values() for cause in diagnosis.causes}
+
+
+def random_pairs(count: int, seed: int = 0) -> list[tuple[Fault, Fault]]:
+    rng = np.random.default_rng(seed)
+    return [(FAULTS[i], FAULTS[j]) for i, j in (rng.choice(len(FAULTS), 2, replace=False) for _ in range(count))]
 
 
 def _rungs_up_to(fault: Fault) -> list[Rung]:

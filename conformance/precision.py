@@ -34,7 +34,7 @@ def to_torch(a: np.ndarray, device: str) -> torch.Tensor:
 
 def from_torch(tensor: torch.Tensor | None) -> np.ndarray:
     """The same values and dtype in NumPy."""
-    assert tensor is not None, "a gradient that PyTorch did not compute"
+    assert tensor is not None
     tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)

@@ -47,8 +47,14 @@ class TorchSide:
 
     def read(self, gradient: bool = False) -> Weights:
         """The canonical weights that the model holds, or their gradients."""
+
+        def tensor(p: torch.Tensor) -> torch.Tensor:
+            if not gradient:
+                return p
+            return torch.zeros_like(p) if p.grad is None else p.grad  # none: nothing depends on it
+
         named = self.state.named_parameters()
-        return self.layout.read({name: from_torch(p.grad if gradient else p) for name, p in named}, self.config)
+        return self.layout.read({name: from_torch(tensor(p)) for name, p in named}, self.config)
 
     def held(self, weights: Weights) -> Weights:
         self.load(weights)
