@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from conformance.precision import torch_device
-from conformance.rungs import Rung
+from conformance.rungs import SCOPES, Rung, Scope
 from conformance.torch_side import BUILDERS, TorchSide
 from vit_flax.config import PRESETS, ViTConfig, one_of, preset
 
@@ -32,7 +32,7 @@ class Case:
     reference: str
     image_size: tuple[int, int] | None = None
     num_layers: int | None = None
-    training: bool = True  # False: here for the model, and not for what it is trained by
+    scope: Scope = "training"  # how far it goes
 
     def __post_init__(self) -> None:
         one_of("reference", self.reference, REFERENCES)
@@ -60,7 +60,7 @@ class Case:
         return BUILDERS[source](architecture, config, torch_device())
 
     def climbs(self, rung: Rung) -> bool:
-        return self.training or not rung.training
+        return SCOPES.index(rung.scope) <= SCOPES.index(self.scope)
 
     def __str__(self) -> str:
         c = self.config
@@ -69,21 +69,21 @@ class Case:
 
 CASES = (
     Case("twin:article"),
-    Case("twin:article", image_size=(32, 48), training=False),
-    Case("twin:article-p4", training=False),
-    Case("twin:article-p4-untied", training=False),
+    Case("twin:article", image_size=(32, 48), scope="model"),
+    Case("twin:article-p4", scope="model"),
+    Case("twin:article-p4-untied", scope="model"),
     Case("twin:article-p4-untied", image_size=(24, 40), num_layers=2),
     Case("twin:digits"),
-    Case("twin:vit_ti16", training=False),
+    Case("twin:vit_ti16", scope="model"),
     Case("twin:vit_ti16", image_size=(160, 224), num_layers=2),
-    Case("timm:vit_tiny_patch16_224", training=False),
+    Case("timm:vit_tiny_patch16_224", scope="model"),
     Case("timm:vit_tiny_patch16_224", image_size=(160, 224), num_layers=2),
-    Case("twin:vit_s16", num_layers=2, training=False),
-    Case("timm:vit_small_patch16_224", num_layers=2, training=False),
-    Case("twin:vit_b16", num_layers=2, training=False),
-    Case("timm:vit_base_patch16_224", training=False),
-    Case("torchvision:vit_b_16", num_layers=2, training=False),
-    Case("torchvision:vit_b_32", num_layers=2, training=False),
+    Case("twin:vit_s16", num_layers=2, scope="gradients"),
+    Case("timm:vit_small_patch16_224", num_layers=2, scope="gradients"),
+    Case("twin:vit_b16", num_layers=2, scope="model"),
+    Case("timm:vit_base_patch16_224", scope="model"),
+    Case("torchvision:vit_b_16", num_layers=2, scope="model"),
+    Case("torchvision:vit_b_32", num_layers=2, scope="gradients"),
 )
 
 

@@ -15,7 +15,7 @@ from conformance.sides import Draw, Gradients, Recorder, Taps
 from vit_flax import loss, train
 from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
 from vit_flax.config import ViTConfig
-from vit_flax.model import ViT
+from vit_flax.model import Tap, ViT
 from vit_flax.optimizer import clipping, rule, schedule
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights, from_params, to_params
@@ -47,14 +47,16 @@ class FlaxSide:
     ) -> Gradients:
         with computing(images.dtype), drawing(draw):
             params, training = self._params(weights), draw is not None
-            values = given
-            if given is None:
-                with drawing(lambda shape, keep: np.ones(shape, bool)):
-                    shapes = jax.eval_shape(functools.partial(_forward, self.config, training), params, images, None)
-                values = jax.tree.map(lambda tap: np.zeros(tap.shape, tap.dtype), shapes)
-            run = _gradients if draw is None else _traced_anew(_backward, 3)
-            inputs, d_params = run(self.config, training, given is None, params, images, values, upstream)
+            shapes = self._shapes(params, images, training)
+            zeros = jax.tree.map(lambda tap: np.zeros(tap.shape, tap.dtype), shapes)
+            run = _gradients if draw is None else _traced_anew(_backward, 2)
+            values, upstream, alone = given or zeros, zeros | upstream, np.bool_(given is not None)
+            inputs, d_params = run(self.config, training, params, images, values, upstream, alone)
             return Gradients(jax.tree.map(np.asarray, inputs), from_params(d_params))
+
+    def _shapes(self, params: Any, images: np.ndarray, training: bool) -> Any:
+        with drawing(lambda shape, keep: np.ones(shape, bool)):  # a draw of its own: this pass is not the one compared
+            return jax.eval_shape(functools.partial(_forward, self.config, training), params, images, None)
 
     def drawn(self, weights: Weights, images: np.ndarray, seed: int) -> Taps:
         with computing(images.dtype):
@@ -140,28 +142,29 @@ def _forward(config: ViTConfig, training: bool, params: Any, images: jax.Array, 
 
 
 def _backward(
-    config: ViTConfig, training: bool, free: bool, params: Any, images: jax.Array, values: Any, upstream: Any
+    config: ViTConfig, training: bool, params: Any, images: jax.Array, values: Any, upstream: Any, alone: jax.Array
 ) -> Any:
-    """`values` are the taps to go on with; where the model runs free, zeros to be added to its own."""
+    """`values` are what the model goes on with at each tap; or, where it runs free, zeros that are added to its own.
+
+    One function for both, as it takes XLA most of the time to compile it.
+    """
 
     def objective(params: Any, images: jax.Array, values: Any) -> jax.Array:
-        recorder = Nudged(values) if free else Recorder(values)
-        _apply(config, training, params, images, recorder)
-        return jnp.stack([jnp.vdot(upstream[name], recorder.taps[name]) for name in upstream]).sum()
+        taps = {}
+
+        def tap(name: str, x: jax.Array) -> jax.Array:
+            nudged = x + values[name]
+            taps[name] = jnp.where(alone, x, nudged)
+            return jnp.where(alone, values[name], nudged)
+
+        _apply(config, training, params, images, tap)
+        return jnp.stack([jnp.vdot(upstream[name], taps[name]) for name in upstream]).sum()
 
     d_params, d_images, d_values = jax.grad(objective, argnums=(0, 1, 2))(params, images, values)
     return {"images": d_images} | d_values, d_params
 
 
-class Nudged(Recorder):
-    """A tap that adds the given value: the gradient of that is the tap's own."""
-
-    def __call__(self, name: str, x: Any) -> Any:
-        self.taps[name] = x + self.given[name]
-        return self.taps[name]
-
-
-def _apply(config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Recorder) -> None:
+def _apply(config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Tap) -> None:
     rngs = {"dropout": jax.random.key(0)} if training else {}  # never read: `drawing` answers instead
     ViT(config).apply({"params": params}, images, train=training, tap=tap, rngs=rngs)
 
@@ -180,7 +183,7 @@ def _drawn(config: ViTConfig, params: Any, images: jax.Array, rng: jax.Array) ->
 
 
 _taps = jax.jit(_forward, static_argnums=(0, 1))
-_gradients = jax.jit(_backward, static_argnums=(0, 1, 2))
+_gradients = jax.jit(_backward, static_argnums=(0, 1))
 _train_step = jax.jit(train.train_step)
 
 

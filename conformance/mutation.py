@@ -4,12 +4,8 @@ python -m conformance.mutation results     # keep the kill matrix as a new file 
 """
 
 import dataclasses
-import datetime
 import functools
-import json
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +20,6 @@ from conformance.rungs import BY_NAME, NAMES, RUNGS, Ground, Rung
 from conformance.torch_side import twin
 from conformance.weights import random_weights
 from vit_flax.config import ViTConfig, preset
-from vit_flax.environment import environment
 
 # Small and not square; it has every part that a fault can be planted in.
 CONFIG = preset("digits").replace(image_size=(16, 24), channels=3, patch_size=8, num_layers=3)
@@ -113,42 +108,3 @@ def score(kills: list[Kill]) -> dict[str, Any] | None:
         "diagnosed": sum(k.diagnosed for k in kills),
         "seconds": sum(k.seconds for k in kills),
     }
-
-
-def matrix() -> dict[str, Any]:
-    """Every fault's end, as a record."""
-    ground = sound()
-    kills = [kill(fault, ground) for fault in FAULTS]
-    return {
-        "kind": "mutation",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "environment": environment("torch"),
-        "faults": [
-            {
-                "name": k.fault.name,
-                "seen": k.fault.seen,
-                "rung": k.fault.rung,
-                "place": expected_place(k.fault),
-                "caught_by": k.caught_by,
-                "caught_at": k.place,
-                "severity": min(k.severity, sys.float_info.max),
-                "named": list(k.named),
-                "seconds": round(k.seconds, 3),
-            }
-            for k in kills
-        ],
-    }
-
-
-def main() -> None:
-    record = matrix()
-    name = f"{record['created'][:16].replace(':', '')}-mutation-{record['environment']['device'].split()[0]}.json"
-    file = Path(sys.argv[1]) / name
-    with file.open("x") as out:
-        json.dump(record, out, indent=1)
-        out.write("\n")
-    print(f"{file}: {len(record['faults'])} faults")
-
-
-if __name__ == "__main__":
-    main()

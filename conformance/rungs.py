@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -25,6 +25,8 @@ from conformance.training import (
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
+Scope = Literal["model", "gradients", "training"]  # how far a case goes: each includes the one before
+SCOPES = get_args(Scope)
 Target = Callable[[ViTConfig], Any]  # a side for a config
 
 
@@ -53,7 +55,7 @@ class Rung:
     climb: Callable[[Ground], tuple[Diff, ...]]
     capabilities: tuple[str, ...]
     needs: tuple[str, ...] = ()  # lower rungs: where one of them failed, this one would only repeat its news
-    training: bool = False  # beyond the model: not climbed by cases that are there for the model alone
+    scope: Scope = "model"
 
 
 def _weights(g: Ground) -> tuple[Diff, ...]:
@@ -94,41 +96,52 @@ def _drawing(g: Ground) -> Target:
 
 RUNGS = (
     Rung("weights", _weights, ("held",)),
-    Rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), ("pixels", "crops"), training=True),
-    Rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), ("initial",), training=True),
+    Rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), ("pixels", "crops"), scope="training"),
+    Rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), ("initial",), scope="training"),
     Rung("float64", functools.partial(_forward, precision="float64"), ("taps",), ("weights",)),
     Rung("float32", functools.partial(_forward, precision="float32"), ("taps",), ("float64",)),
     Rung("bfloat16", functools.partial(_forward, precision="bfloat16"), ("taps",), ("float64",)),
     Rung("float16", functools.partial(_forward, precision="float16"), ("taps",), ("float64",)),
-    Rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), ("loss",), training=True),
-    Rung("metric", lambda g: compare_metric(g.candidate, g.reference, g.config), ("accuracy",), training=True),
-    Rung("gradients float64", functools.partial(_gradients, precision="float64"), ("gradients",), ("float64",)),
+    Rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), ("loss",), scope="training"),
+    Rung("metric", lambda g: compare_metric(g.candidate, g.reference, g.config), ("accuracy",), scope="training"),
     Rung(
-        "gradients float32", functools.partial(_gradients, precision="float32"), ("gradients",), ("gradients float64",)
+        "gradients float64",
+        functools.partial(_gradients, precision="float64"),
+        ("gradients",),
+        ("float64",),
+        scope="gradients",
+    ),
+    Rung(
+        "gradients float32",
+        functools.partial(_gradients, precision="float32"),
+        ("gradients",),
+        ("gradients float64",),
+        scope="gradients",
     ),
     Rung(
         "gradients bfloat16",
         functools.partial(_gradients, precision="bfloat16"),
         ("gradients",),
         ("gradients float64",),
+        scope="gradients",
     ),
-    Rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), ("clip",), training=True),
-    Rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), ("rates",), training=True),
-    Rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), ("update",), training=True),
-    Rung("randomness", _randomness, ("drawn",), ("gradients float64",), training=True),
+    Rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), ("clip",), scope="training"),
+    Rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), ("rates",), scope="training"),
+    Rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), ("update",), scope="training"),
+    Rung("randomness", _randomness, ("drawn",), ("gradients float64",), scope="training"),
     Rung(
         "trajectory",
         lambda g: compare_trajectory(g.candidate, g.reference, g.config, g.weights, g.images),
         ("train",),
         ("loss", "gradients float64", "clipping", "schedule", "optimizer"),
-        training=True,
+        scope="training",
     ),
     Rung(
         "trajectory float32",
         lambda g: compare_envelope(g.candidate, g.reference, g.config, g.weights, g.images),
         ("train",),
         ("trajectory",),
-        training=True,
+        scope="training",
     ),
 )
 BY_NAME = {rung.name: rung for rung in RUNGS}

@@ -20,6 +20,9 @@ FALSE_ALARMS = 1e-6
 # The same for the envelope of float32 training, whose tail is extrapolated from a dozen runs: it says so less boldly.
 ENVELOPE_FALSE_ALARMS = 1e-4
 
+# A gate whose weakest fault exceeds its limit by less than this is called blind to it: another batch may hide it.
+BLIND = 3.0
+
 # The same pixels? In grey levels of 0 to 255: no level off, after normalisation in float32, which rounds a few times
 # at up to 255 · 2^-24 (measured: up to 6e-5 levels). One missing rounding to whole levels is 0.25 on average.
 GREY_LEVELS = 1e-3

@@ -1,0 +1,134 @@
+"""The proof of the suite itself, as a record and as a page of the docs.
+
+python -m conformance.proofs record     # plant every fault, alone and in pairs: a new file in results/ (minutes)
+python -m conformance.proofs docs       # write the newest record into docs/proofs.md
+"""
+
+import dataclasses
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from conformance.catalogue import FAULTS
+from conformance.exposure import margins
+from conformance.mutation import CONFIG, Kill, expected_place, kill, pair_named, random_pairs, sound
+from conformance.published import let_through
+from conformance.rules import RULES
+from conformance.rungs import BY_NAME, NAMES
+from vit_flax.environment import environment
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
+BEGIN, END = "<!-- results: proofs -->", "<!-- end of results -->"
+PAIRS = 60
+PRECISIONS = ("float64", "float32", "bfloat16")
+
+Dict = dict[str, Any]
+
+
+def measured() -> Dict:
+    """Everything the page says, from one run on the default photographs."""
+    ground = sound()
+    seconds = {name: _timed(lambda name=name: BY_NAME[name].climb(ground)) for name in NAMES}
+    pairs = random_pairs(PAIRS)
+    return {
+        "kind": "proofs",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "environment": environment("torch"),
+        "config": dataclasses.asdict(CONFIG),
+        "faults": [_fault(kill(fault, ground)) for fault in FAULTS],
+        "pairs": [{"planted": [a.name, b.name], "named": sorted(pair_named(a, b, ground))} for a, b in pairs],
+        "margins": [dataclasses.asdict(m) | {"blind": m.blind} for p in PRECISIONS for m in margins(ground, p)],
+        "published": let_through(ground),
+        "seconds": seconds,
+    }
+
+
+def _timed(run: Any) -> float:
+    start = time.perf_counter()
+    run()
+    return round(time.perf_counter() - start, 2)
+
+
+def _fault(k: Kill) -> Dict:
+    return {
+        "name": k.fault.name,
+        "seen": k.fault.seen,
+        "rung": k.fault.rung,
+        "place": expected_place(k.fault),
+        "caught_by": k.caught_by,
+        "caught_at": k.place,
+        "severity": min(k.severity, sys.float_info.max),  # JSON has no infinity
+        "named": list(k.named),
+    }
+
+
+def record() -> Path:
+    run = measured()
+    file = RESULTS / f"{run['created'][:16].replace(':', '')}-proofs-{run['environment']['device'].split()[0]}.json"
+    with file.open("x") as out:
+        json.dump(run, out, indent=1)
+        out.write("\n")
+    return file
+
+
+def newest() -> Dict:
+    return json.loads(max(RESULTS.glob("*-proofs-*.json")).read_text())
+
+
+def page(run: Dict) -> str:
+    """Markdown: the kill matrix, how well each gate sees, pairs, published gates, rules, times, conditions."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.get_template("proofs.md.jinja")
+    return template.render(run=run, kills=_kills(run), gates=_gates(run), rules=RULES, infinite=sys.float_info.max)
+
+
+def _kills(run: Dict) -> dict[str, tuple[int, int, int, int]]:
+    """Of each rung's faults: how many there are, were caught by it, at the right place, and named."""
+    return {
+        rung: (
+            len(own),
+            sum(f["caught_by"] == rung for f in own),
+            sum((f["caught_by"], f["caught_at"]) == (rung, f["place"]) for f in own),
+            sum(f["named"] == [f["name"]] for f in own),
+        )
+        for rung in NAMES
+        for own in [[f for f in run["faults"] if f["rung"] == rung]]
+    }
+
+
+def _gates(run: Dict) -> list[tuple[Dict, Dict]]:
+    """Each gate on photographs, and on the input on which its weakest fault shows best."""
+    keys = dict.fromkeys((m["precision"], m["part"]) for m in run["margins"])
+    gates = [[m for m in run["margins"] if (m["precision"], m["part"]) == key] for key in keys]
+    return [
+        (next(m for m in own if m["exposure"] == "photographs"), max(own, key=lambda m: m["margin"])) for own in gates
+    ]
+
+
+def written(text: str, run: Dict) -> str:
+    """The page's text with the record's tables between its marks."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{page(run)}\n{END}{rest.split(END)[1]}"
+
+
+def main() -> None:
+    match sys.argv[1:]:
+        case ["record"]:
+            print(record())
+        case ["docs"]:
+            PAGE.write_text(written(PAGE.read_text(), newest()))
+            print(PAGE)
+        case _:
+            sys.exit(__doc__)
+
+
+if __name__ == "__main__":
+    main()

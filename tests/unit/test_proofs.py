@@ -1,0 +1,85 @@
+"""The page of proofs says what the newest record says, and what a gate cannot see is called blind."""
+
+import copy
+
+import numpy as np
+import pytest
+
+from conformance import proofs
+from conformance.exposure import EXPOSURES, Margin, part_of, run
+from conformance.mutation import kill, random_pairs, score, sound
+from conformance.published import PUBLISHED, cosine_above, let_through, mean_within, within
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return sound()
+
+
+def test_the_page_is_the_newest_record():
+    text = proofs.PAGE.read_text()
+    assert proofs.written(text, proofs.newest()) == text
+
+
+def test_the_page_would_change_with_the_record():
+    other = copy.deepcopy(proofs.newest())
+    other["faults"][0]["caught_at"] = "elsewhere"
+    assert "elsewhere" in proofs.page(other)
+    assert proofs.page(other) != proofs.page(proofs.newest())
+
+
+def test_the_newest_record_is_of_this_catalogue_and_without_survivors():
+    recorded = proofs.newest()
+    assert [fault["name"] for fault in recorded["faults"]] == [fault.name for fault in proofs.FAULTS]
+    assert all((f["caught_by"], f["caught_at"]) == (f["rung"], f["place"]) for f in recorded["faults"])
+    assert all(f["named"] == [f["name"]] for f in recorded["faults"])
+    named = [sorted(pair["planted"]) == pair["named"] for pair in recorded["pairs"]]
+    assert len(named) == proofs.PAIRS
+    assert np.mean(named) >= 0.9
+
+
+@pytest.mark.parametrize("precision", proofs.PRECISIONS)
+@pytest.mark.parametrize("exposure", EXPOSURES)
+def test_a_sound_model_passes_on_inputs_that_expose(exposure, precision, ground):
+    assert run(ground, exposure, precision).headline is None
+
+
+@pytest.mark.parametrize(("margin", "blind"), ((0.0, True), (2.9, True), (3.1, False)))
+def test_a_gate_that_only_just_sees_is_blind(margin, blind):
+    assert Margin("float32", "mlp", "photographs", "the other GELU", margin).blind == blind
+
+
+def test_the_parts_of_a_model():
+    assert [part_of(tap) for tap in ("patches", "encoder/00/mlp", "encoder/11")] == ["patches", "mlp", "block"]
+
+
+def test_published_gates_let_faults_through_that_this_suite_catches(ground):
+    through = {row["gate"]: set(row["let_through"]) for row in let_through(ground)}
+    assert through.keys() == {gate.gate for gate in PUBLISHED}
+    assert "the other GELU" in through["logits, atol 1e-3"]
+    assert "decay of the wrong sign" in through["one AdamW step, rtol 1e-3, atol 2e-3"]
+    assert "classes off by one" not in through["logits, atol 1e-1"]
+    caught = kill(next(fault for fault in proofs.FAULTS if fault.name == "decay of the wrong sign"), ground)
+    assert caught.placed
+
+
+def test_published_gates_are_those_rules():
+    a = np.arange(1.0, 5.0)
+    assert within(atol=0.1)(a, a + 0.09)
+    assert not within(atol=0.1)(a, a + 0.11)
+    assert within(rtol=0.1, atol=0.0)(a, a * 1.09)
+    assert cosine_above(0.99)(a, 2 * a)
+    assert not cosine_above(0.99)(a, a[::-1])
+    assert mean_within(1e-3)(a, a[::-1])
+    assert not mean_within(1e-3)(a, a + 1)
+
+
+def test_pairs_are_of_two_faults_and_repeatable():
+    pairs = random_pairs(20)
+    assert all(first is not second for first, second in pairs)
+    assert pairs == random_pairs(20)
+    assert pairs != random_pairs(20, seed=1)
+
+
+def test_the_score_of_nothing_is_none():
+    assert score([]) is None
