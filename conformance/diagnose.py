@@ -6,6 +6,7 @@ import hashlib
 import itertools
 import math
 import statistics
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from conformance.faults import Fault, planted
 from conformance.rungs import RUNGS, Ground, Rung, Target
 from conformance.torch_side import twin
 
+PATIENCE = 120.0  # seconds that pairs are tried for: on a large model there are too many of them
 REPLAYED = ("taps", "gradients", "train", "initial", "drawn", "crops")  # costly, and the same whenever given the same
 
 
@@ -54,8 +56,10 @@ def diagnose(ground: Ground, rung: Rung, first: Sequence[Fault] = ()) -> Diagnos
     # A pair of which one half already helps is likelier than one of which neither does.
     ranked = sorted(hypotheses, key=lambda fault: _left(singles[(fault,)]))
     pairs = sorted(itertools.combinations(range(len(ranked)), 2), key=sum)
-    for i, j in pairs:
-        causes = (ranked[i], ranked[j])
+    deadline = time.monotonic() + PATIENCE
+    for causes in ((ranked[i], ranked[j]) for i, j in pairs):
+        if time.monotonic() > deadline:
+            break
         if _holds(diffs := _under(ground, rung, *causes)):
             return Diagnosis(causes, before, _worst(diffs))
     return Diagnosis((), before, None)

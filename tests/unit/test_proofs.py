@@ -65,9 +65,9 @@ def test_published_gates_let_faults_through_that_this_suite_catches(ground):
 
 def test_published_gates_are_those_rules():
     a = np.arange(1.0, 5.0)
-    assert within(atol=0.1)(a, a + 0.09)
-    assert not within(atol=0.1)(a, a + 0.11)
-    assert within(rtol=0.1, atol=0.0)(a, a * 1.09)
+    assert within(0.1)(a, a + 0.09)
+    assert not within(0.1)(a, a + 0.11)
+    assert within(0.0, relative=0.1)(a, a * 1.09)
     assert cosine_above(0.99)(a, 2 * a)
     assert not cosine_above(0.99)(a, a[::-1])
     assert mean_within(1e-3)(a, a[::-1])

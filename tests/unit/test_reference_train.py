@@ -78,8 +78,8 @@ def test_the_schedule_is_taken_from_its_first_rate():
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    assert rates[:6] == pytest.approx([PLAN.learning_rate * k / 5 for k in range(6)])
-    assert rates[-1] == pytest.approx(train.rate(plan(), 19, 1))
+    assert max(abs(rates[k] - PLAN.learning_rate * k / 5) for k in range(6)) <= FLOAT64
+    assert abs(rates[-1] - train.rate(plan(), 19, 1)) <= FLOAT64
     assert 0 < rates[-1] < 0.05 * PLAN.learning_rate
 
 
