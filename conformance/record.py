@@ -6,6 +6,7 @@ from typing import Any
 from conformance import tolerances
 from conformance.cases import Case
 from conformance.compare import Diff
+from conformance.diagnose import Diagnosis
 from conformance.ladder import Ladder, Outcome
 from conformance.precision import probe_matmul, torch_device
 from vit_flax.config import preset
@@ -97,12 +98,12 @@ def _rung(rung: str, outcome: Outcome) -> dict[str, Any]:
         "blocked_by": outcome.blocked_by,
         "seconds": outcome.seconds,
         "headline": outcome.headline,
-        "diagnosis": _diagnosis(getattr(outcome, "diagnosis", None)),
+        "diagnosis": _diagnosis(outcome.diagnosis),
         "diffs": [_diff(diff) for diff in outcome.diffs],
     }
 
 
-def _diagnosis(diagnosis: Any) -> dict[str, Any] | None:
+def _diagnosis(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
     if diagnosis is None:
         return None
     causes = [{"name": cause.name, "seen": cause.seen} for cause in diagnosis.causes]

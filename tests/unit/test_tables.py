@@ -45,3 +45,45 @@ def test_a_recorded_run_is_never_overwritten(tmp_path, monkeypatch):
 
     with pytest.raises(FileExistsError):
         tables.record(source)
+
+
+def row(run):
+    """The cells of the first case."""
+    return [cell.strip() for cell in tables.conformance_table(run).splitlines()[2].strip("|").split("|")]
+
+
+OLDER = json.loads((tables.RESULTS / "2026-11-22T1527-conformance-cpu.json").read_text())  # of a ladder of four rungs
+
+
+def test_an_older_record_has_dashes_for_rungs_it_did_not_know():
+    assert row(OLDER)[4:] == ["3.2e-15", "1.44x", "1.55x", "–", "–", "–"]
+    assert "known faults" not in tables.conformance_table(OLDER)
+
+
+def test_a_newer_record_has_its_figures_and_says_what_is_none():
+    rungs = [
+        {"rung": "float16", "status": "pass", "worst": "1.48x"},
+        {"rung": "gradients float64", "status": "not verified", "worst": ""},
+        {"rung": "trajectory", "status": "not run", "worst": ""},
+    ]
+    case = OLDER["cases"][0]
+    mutation = {"faults": 116, "killed": 115, "placed": 114, "diagnosed": 113}
+    newer = OLDER | {"mutation": mutation, "cases": [case | {"rungs": case["rungs"] + rungs}]}
+    assert row(newer)[7:] == ["1.48x", "not verified", "–"]
+    assert row(newer | {"cases": [case | {"rungs": [rungs[2] | {"status": "pass", "worst": "2e-13"}]}]})[9] == "2e-13"
+    assert "115 of 116 known faults caught, 114 at the right place" in tables.conformance_table(newer)
+
+
+def test_every_row_has_a_cell_for_every_heading():
+    head, rule, *rest = tables.conformance_table(OLDER).splitlines()
+    rows = [line for line in rest if line.startswith("|")]
+    assert len(rows) == len(OLDER["cases"])
+    assert {line.count("|") for line in (rule, *rows)} == {head.count("|")}
+
+
+def test_condensing_keeps_status_time_and_the_worst_figure_alone():
+    diffs = [{"tap": "logits", "error": error, "limit": 1e-12, "status": "pass"} for error in (1e-15, 2e-15)]
+    rung = {"rung": "gradients float64", "status": "pass", "seconds": 1.5, "diffs": diffs, "headline": None}
+    kept = tables.condensed({"cases": [{"id": "a", "rungs": [rung]}]})
+    worst = {"rung": "gradients float64", "status": "pass", "seconds": 1.5, "worst": "2.0e-15"}
+    assert kept == {"kind": "conformance", "cases": [{"id": "a", "rungs": [worst]}]}
