@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from conformance.precision import torch_device
+from conformance.precision import on_gpu, torch_device
 from conformance.rungs import SCOPES, Rung, Scope
 from conformance.torch_side import BUILDERS, TorchSide
 from vit_flax.config import PRESETS, ViTConfig, one_of, preset
@@ -60,7 +60,7 @@ class Case:
         return BUILDERS[source](architecture, config, torch_device())
 
     def climbs(self, rung: Rung) -> bool:
-        return SCOPES.index(rung.scope) <= SCOPES.index(self.scope)
+        return SCOPES.index(rung.scope) <= SCOPES.index(self.scope) and (on_gpu() or not rung.gpu_only)
 
     def __str__(self) -> str:
         c = self.config

@@ -122,10 +122,6 @@ def is_layer(tap: str) -> bool:
     return tap.startswith("encoder/") and tap.count("/") == 1
 
 
-def is_branch(part: str) -> Callable[[str], bool]:
-    return lambda tap: tap.endswith(f"/{part}")
-
-
 def drop_residual(tap: str, value: np.ndarray, before: Taps) -> np.ndarray:
     """A layer's output without its input: what it adds to that alone."""
     return before[f"{tap}/attention"] + before[f"{tap}/mlp"]

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from conformance import tolerances
-from conformance.precision import DTYPES, rounded
+from conformance.precision import DTYPES, regime, rounded
 from conformance.sides import Side
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -80,7 +80,10 @@ def compare(
 ) -> Comparison:
     """Run both sides on the same weights and images, free and alone, and judge every tap."""
     weights, images = rounded(weights, precision), rounded({"images": images}, precision)["images"]
-    with ThreadPoolExecutor(max_workers=1) as beside:  # the candidate compiles while the reference computes
+    with (
+        regime(precision),
+        ThreadPoolExecutor(max_workers=1) as beside,
+    ):  # the candidate compiles while the reference computes
         free = beside.submit(candidate.taps, weights, images)
         theirs = reference.taps(weights, images)
         alone = beside.submit(candidate.taps, weights, images, given=theirs)

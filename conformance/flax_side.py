@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from conformance.precision import products
 from conformance.sides import Draw, Gradients, Recorder, Taps
 from vit_flax import loss, train
 from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
@@ -23,8 +24,8 @@ from vit_flax.weights import Weights, from_params, to_params
 
 @contextlib.contextmanager
 def computing(dtype: Any) -> Iterator[None]:
-    """JAX computes in float64 where that is asked for, and never in less than what is asked for."""
-    with jax.enable_x64(np.dtype(dtype) == np.float64), jax.default_matmul_precision("highest"):
+    """JAX computes in float64 where that is asked for, and its products as the regime has them."""
+    with jax.enable_x64(np.dtype(dtype) == np.float64), jax.default_matmul_precision(products()):
         yield
 
 

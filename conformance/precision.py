@@ -1,5 +1,8 @@
 """The precisions a comparison runs in, as data, and a probe of what a matrix product really computed."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -9,9 +12,38 @@ import torch
 DTYPES: dict[str, np.dtype] = {
     "float64": np.dtype(np.float64),
     "float32": np.dtype(np.float32),
+    "float32 default": np.dtype(np.float32),  # as the frameworks compute unless told otherwise: in TF32 on GPUs
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "float16": np.dtype(np.float16),
 }
+
+_products = "highest"
+
+
+@contextlib.contextmanager
+def regime(precision: str) -> Iterator[None]:
+    """Both frameworks form float32 products as that precision has them: in full, but for the default regime.
+
+    For the whole process, as PyTorch's switch is, and as sides may run in threads of their own.
+    """
+    global _products
+    before, torch_before = _products, torch.get_float32_matmul_precision()
+    _products = "default" if precision.endswith("default") else "highest"
+    torch.set_float32_matmul_precision("high" if _products == "default" else "highest")
+    try:
+        yield
+    finally:
+        _products = before
+        torch.set_float32_matmul_precision(torch_before)
+
+
+def products() -> str:
+    """What JAX calls the precision of float32 products now: highest or default."""
+    return _products
+
+
+def on_gpu() -> bool:
+    return jax.default_backend() == "gpu"
 
 
 def rounded(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
@@ -21,7 +53,7 @@ def rounded(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarr
 
 def torch_device() -> str:
     """Where PyTorch runs: on a GPU if JAX does too, so that one option moves both sides."""
-    return "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    return "cuda" if on_gpu() and torch.cuda.is_available() else "cpu"
 
 
 def to_torch(a: np.ndarray, device: str) -> torch.Tensor:
@@ -42,16 +74,16 @@ def from_torch(tensor: torch.Tensor | None) -> np.ndarray:
 
 
 def probe_matmul(device: str) -> dict[str, float]:
-    """Relative error of a 256-term matrix product in float32, each side as the suite runs it.
+    """Relative error of a 256-term matrix product in float32, each side as the suite runs it and as it is by default.
 
     A few 1e-7 is float32; a few 1e-4 means TF32, a few 1e-3 bfloat16, whatever the settings claim.
     """
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((256, 256), dtype=np.float32) for _ in range(2))
     truth = a.astype(np.float64) @ b.astype(np.float64)
-    with jax.default_matmul_precision("highest"):
-        products = {
-            "jax float32": np.asarray(jnp.asarray(a) @ jnp.asarray(b)),
-            "torch float32": from_torch(to_torch(a, device) @ to_torch(b, device)),
-        }
-    return {name: float(np.sqrt(np.mean((p - truth) ** 2) / np.mean(truth**2))) for name, p in products.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, precision in (("float32", "float32"), ("default float32", "float32 default")):
+        with regime(precision), jax.default_matmul_precision(products()):
+            ours, theirs = jnp.asarray(a) @ jnp.asarray(b), to_torch(a, device) @ to_torch(b, device)
+            found |= {f"jax {name}": np.asarray(ours), f"torch {name}": from_torch(theirs)}
+    return {name: float(np.sqrt(np.mean((p - truth) ** 2) / np.mean(truth**2))) for name, p in found.items()}

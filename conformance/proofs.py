@@ -101,6 +101,7 @@ def _kills(run: Dict) -> dict[str, tuple[int, int, int, int]]:
         )
         for rung in NAMES
         for own in [[f for f in run["faults"] if f["rung"] == rung]]
+        if own
     }
 
 

@@ -56,6 +56,7 @@ class Rung:
     capabilities: tuple[str, ...]
     needs: tuple[str, ...] = ()  # lower rungs: where one of them failed, this one would only repeat its news
     scope: Scope = "model"
+    gpu_only: bool = False  # elsewhere it is another rung over again
 
 
 def _weights(g: Ground) -> tuple[Diff, ...]:
@@ -100,6 +101,13 @@ RUNGS = (
     Rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), ("initial",), scope="training"),
     Rung("float64", functools.partial(_forward, precision="float64"), ("taps",), ("weights",)),
     Rung("float32", functools.partial(_forward, precision="float32"), ("taps",), ("float64",)),
+    Rung(
+        "float32 default",
+        functools.partial(_forward, precision="float32 default"),
+        ("taps",),
+        ("float64",),
+        gpu_only=True,
+    ),
     Rung("bfloat16", functools.partial(_forward, precision="bfloat16"), ("taps",), ("float64",)),
     Rung("float16", functools.partial(_forward, precision="float16"), ("taps",), ("float64",)),
     Rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), ("loss",), scope="training"),
@@ -146,4 +154,4 @@ RUNGS = (
 )
 BY_NAME = {rung.name: rung for rung in RUNGS}
 NAMES = tuple(BY_NAME)
-PRECISIONS = ("float64", "float32", "bfloat16", "float16")
+PRECISIONS = ("float64", "float32", "float32 default", "bfloat16", "float16")

@@ -14,7 +14,7 @@ import reference.config
 import reference.data
 import reference.model
 from conformance import port
-from conformance.precision import from_torch, to_torch
+from conformance.precision import from_torch, products, to_torch
 from conformance.sides import Draw, Gradients, Recorder, Taps
 from reference import train
 from vit_flax.config import ViTConfig
@@ -163,11 +163,11 @@ class TorchSide:
 
     @contextlib.contextmanager
     def _running(self, draw: Draw | None) -> Iterator[None]:
-        """In evaluation, or as in training with all draws from `draw`; convolutions in full precision."""
+        """In evaluation, or as in training with all draws from `draw`; convolutions as the regime has products."""
         self.model.train(draw is not None)
         mode = contextlib.nullcontext() if draw is None else Drawing(draw)
         try:
-            with torch.backends.cudnn.flags(allow_tf32=False), mode:  # on by default for convolutions
+            with torch.backends.cudnn.flags(allow_tf32=products() == "default"), mode:  # a switch of their own
                 yield
         finally:
             self.model.eval()

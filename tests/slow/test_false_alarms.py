@@ -14,9 +14,9 @@ SEEDS = {
     "bfloat16": 100,
     "float16": 100,
     "gradients bfloat16": 100,
-    "trajectory float32": 50,
     "float64": 100,
     "gradients float64": 100,
+    "trajectory float32": 30,
 }
 
 

@@ -348,7 +348,7 @@ def test_numbers_cross_to_torch_and_back_bit_for_bit(name):
     special = np.array([-0.0, np.inf, -np.inf, np.nan, ml_dtypes.finfo(dtype).smallest_subnormal]).astype(dtype)
     for array in (special, numbers(0, name), numbers(0, name).T, numbers(0, name)[:, ::2]):
         tensor = to_torch(array, "cpu")
-        assert str(tensor.dtype) == f"torch.{name}"
+        assert str(tensor.dtype) == f"torch.{dtype.name}"
         assert from_torch(tensor).dtype == dtype
         assert from_torch(tensor).shape == array.shape
         assert from_torch(tensor).tobytes() == array.tobytes()
@@ -382,7 +382,7 @@ def test_widening_changes_no_value(name):
 
 def test_the_probe_finds_float32_on_both_sides():
     errors = probe_matmul("cpu")
-    assert set(errors) == {"jax float32", "torch float32"}
+    assert set(errors) == {"jax float32", "torch float32", "jax default float32", "torch default float32"}
     assert all(0 < error < 2 * summation_error(256) for error in errors.values())
 
 
@@ -395,3 +395,14 @@ def test_the_probe_would_notice_a_bfloat16_product(monkeypatch):
 def test_a_diff_is_plain_data():
     with pytest.raises(dataclasses.FrozenInstanceError):
         diff_of("a", "free", 0.0).error = 1.0
+
+
+def test_a_regime_holds_for_both_frameworks_and_ends():
+    with precision.regime("float32 default"):
+        assert precision.products() == "default"
+        assert torch.get_float32_matmul_precision() == "high"
+        with precision.regime("float32"):
+            assert precision.products() == "highest"
+            assert torch.get_float32_matmul_precision() == "highest"
+    assert precision.products() == "highest"
+    assert torch.get_float32_matmul_precision() == "highest"

@@ -40,8 +40,9 @@ def test_sound_target_passes_and_leaves_a_report(tmp_path):
     assert session.returncode == 0, session.stdout
     assert report["verdict"] == "pass"
     statuses = {rung["rung"]: rung["status"] for rung in report["cases"][0]["rungs"]}
-    assert [statuses[name] for name in ("weights", *PRECISIONS)] == ["pass"] * 5
-    assert statuses["loss"] == "not run"
+    on_a_gpu_alone = "float32 default"
+    assert {statuses[name] for name in ("weights", *PRECISIONS) if name != on_a_gpu_alone} == {"pass"}
+    assert statuses["loss"] == statuses[on_a_gpu_alone] == "not run"
     assert "PASS  vit_flax is the same model as its references in 1 case" in session.stdout
     assert (tmp_path / "report.html").is_file()
 

@@ -513,12 +513,12 @@ def test_gradients_have_the_columns_of_the_taps_and_the_images():
 
 def test_a_cell_shows_the_worst_of_its_block():
     rung = make_rung("gradients float64", 2)
-    wrong = next(d for d in rung["diffs"] if d["tap"] == "encoder/01/norm2/scale" and d["mode"] == "alone")
+    wrong = next(d for d in rung["diffs"] if d["tap"] == "encoder/01/mlp/fc1/kernel" and d["mode"] == "alone")
     wrong.update(status="fail", error=1e-9)
     alone, free = chart.grid([rung])
     place = chart.blocks([rung]).index("encoder/01/mlp")
     assert [i for i, cell in enumerate(alone.cells) if cell.mark] == [place]
-    assert alone.cells[place].title.startswith("worst of 3: encoder/01/norm2/scale, ")
+    assert alone.cells[place].title.startswith("worst of 3: encoder/01/mlp/fc1/kernel, ")
     assert not any(cell.mark for cell in free.cells)
 
 
