@@ -20,7 +20,7 @@ PARTS = ("attention", "mlp", "")
 HOMES = {"norm1": "attention", "norm2": "mlp", "head": "logits"}
 LABELLED = 5  # steps: every fifth, and there is room for all taps
 
-WIDTH, HEIGHT = 820, 348
+WIDTH, HEIGHT = 840, 348
 LEFT, RIGHT, TOP, BOTTOM = 54, 740, 14, 262  # the plot inside the picture; labels live in the margins
 LABEL_HEIGHT = 14
 

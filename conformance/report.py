@@ -19,7 +19,8 @@ from conformance import chart
 
 HERE = Path(__file__).parent
 SCHEMA = json.loads((HERE / "report.schema.json").read_text(encoding="utf-8"))
-FORWARD = ("float64", "float32", "bfloat16", "float16")
+DEFAULT = "float32 default"  # matrix products as the device likes them: told beside float32, where it was run
+FORWARD = ("float64", "float32", DEFAULT, "bfloat16", "float16")
 GRADIENTS = ("gradients float64", "gradients float32", "gradients bfloat16")
 HEADINGS = ["subject", "reference", "size", "depth", "f64", "f32", "bf16", "f16", "grads", "train"]
 ERRORS = ("float64", "gradients float64", "trajectory")  # where what is told is the error itself
@@ -47,8 +48,8 @@ def html(report: Dict) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {"chart": chart, "forward": FORWARD, "gradients": GRADIENTS}
-    functions = (case_failed, caught, consequences, count, created, depth, failing_alone, nearness, reading, worst)
-    environment.filters |= {function.__name__: function for function in (*functions, rungs_by_name, unverified)}
+    functions = (case_failed, caught, columns, consequences, count, created, depth, failing_alone, nearness, reading)
+    environment.filters |= {function.__name__: function for function in (*functions, rungs_by_name, unverified, worst)}
     return environment.get_template("report.html.jinja").render(report=report)
 
 
@@ -85,6 +86,12 @@ def finite(value: Any) -> Any:
 
 def case_failed(case: Dict) -> bool:
     return any(rung["status"] == "fail" for rung in case["rungs"])
+
+
+def columns(cases: list[Dict]) -> list[str]:
+    """The rungs of the model that the overview has a column for."""
+    default = any(rung["rung"] == DEFAULT and rung["status"] != "not run" for case in cases for rung in case["rungs"])
+    return [name for name in FORWARD if name != DEFAULT or default]
 
 
 def rungs_by_name(case: Dict) -> dict[str, Dict]:
@@ -206,7 +213,8 @@ def _cells(case: Dict) -> list[str]:
     height, breadth = case["image_size"]
     cut = f"/{case['full_depth']}" if case["num_layers"] < case["full_depth"] else ""
     source = case["reference"].partition(":")[0]  # the subject says which of its models
-    standings = [_standing(case, names) for names in (*([name] for name in FORWARD), GRADIENTS, _training(case))]
+    told = (["float64"], ["float32", DEFAULT], ["bfloat16"], ["float16"], GRADIENTS, _training(case))
+    standings = [_standing(case, names) for names in told]
     return [_plain(case["subject"]), _plain(source), f"{height}x{breadth}", f"{case['num_layers']}{cut}", *standings]
 
 

@@ -18,8 +18,9 @@ from conformance.rungs import NAMES
 
 VERSIONS = {"jax": "0.12.0", "flax": "0.12.7", "torch": "2.9.0", "numpy": "2.3.5", "timm": "1.0.22"}
 FLOORS = {"float64": 1e-15, "float32": 2e-7, "bfloat16": 4e-3, "float16": 5e-4}
+MODEL = tuple(name for name in report.FORWARD if name != report.DEFAULT)  # as where there is no GPU
 TRAINING = ("loss", "optimizer", "randomness", "trajectory", "trajectory float32")
-RUNGS = ("weights", *report.FORWARD, *report.GRADIENTS, *TRAINING)
+RUNGS = ("weights", *MODEL, *report.GRADIENTS, *TRAINING)
 MUTATION = {"faults": 116, "killed": 115, "placed": 114, "diagnosed": 113, "seconds": 61.5}
 DIAGNOSIS = {
     "text": "explained by 'the other GELU' (jax.nn.gelu's default): 4e+08 times its limit without, 0.003 times with it",
@@ -339,6 +340,20 @@ def test_one_failing_precision_of_the_gradients_is_seen_in_the_summary():
     assert report.summary(make_report(failing))[2].split()[-3] == "FAIL"
 
 
+def test_default_precision_is_told_beside_float32_where_it_was_run():
+    rungs = make_case()["rungs"]
+    default = make_rung("bfloat16", 2) | {"rung": report.DEFAULT}
+    both = make_report(make_case() | {"rungs": [*rungs[:3], default, *rungs[3:]]})
+    failing = make_report(changed(both["cases"][0], report.DEFAULT, status="fail"))
+    assert report.columns(both["cases"]) == list(report.FORWARD)
+    assert report.summary(both) == report.summary(make_report(make_case()))
+    assert report.summary(failing)[2].split()[4:7] == ["2e-15", "FAIL", "1.15x"]
+    assert f">{report.DEFAULT}</th>" in report.html(both)
+    not_run = make_report(changed(both["cases"][0], report.DEFAULT, **NOT_RUN))
+    assert report.columns(not_run["cases"]) == list(MODEL)
+    assert report.DEFAULT not in report.html(not_run)
+
+
 def test_float16_gives_way_before_a_name_is_cut():
     case = make_case(subject="article-p4-untied", reference="torchvision:vit_b_16")
     wide, narrow = report.summary(make_report(case)), report.summary(make_report(case), 74)
@@ -471,7 +486,7 @@ def forward(case):
 def test_curve_draws_candidate_and_rounding_floor():
     curve = chart.curve(forward(make_case()))
     drawn = [(line.rung, line.role) for line in curve.lines]
-    narrow = [(rung, role) for rung in report.FORWARD[1:] for role in ("candidate", "reference")]
+    narrow = [(rung, role) for rung in MODEL[1:] for role in ("candidate", "reference")]
     assert drawn == [("float64", "candidate"), *narrow]
     assert chart.TOP < curve.limit_y < chart.BOTTOM
     assert chart.curve([]) is None
