@@ -68,21 +68,27 @@ def _inputs(mode: Mode, ours: Gradients, theirs: Gradients, truth: Gradients, pr
 def _parameters(
     mode: Mode, ours: Gradients, theirs: Gradients, truth: Gradients, precision: str, terms: int
 ) -> list[Diff]:
-    def beside(name: str) -> np.ndarray:
+    def kernel_of(name: str) -> str:
         # Softmax does not see a bias of the keys: its gradient is zero, up to rounding of what its kernel's is made of.
-        return truth.parameters[name.replace("/key/bias", "/key/kernel")].reshape(-1)
+        return name.replace("/key/bias", "/key/kernel")
+
+    def flat(side: Gradients, name: str) -> np.ndarray | None:
+        """One row, as a parameter's error is taken over all of it; left as it is where the shape is another."""
+        array, shape = side.parameters.get(name), theirs.parameters[name].shape
+        return array if array is None or array.shape != shape else array.reshape(-1)
 
     def judged(name: str) -> Diff:
-        shape = theirs.parameters[name].shape
-        mine, their, true = (
-            None
-            if a is None
-            else a.reshape(-1)
-            if a.shape == shape
-            else a  # a parameter's error is taken over all of it
-            for a in (side.parameters.get(name) for side in (ours, theirs, truth))
-        )
-        sums_in = "float32" if precision == "float64" else precision
-        return measure(name, mode, mine, their, true, precision, terms, beside(name), sums_in)
+        beside = truth.parameters[kernel_of(name)].reshape(-1)
+        mine, their, true = (flat(side, name) for side in (ours, theirs, truth))
+        if precision == "float64":
+            return measure(name, mode, mine, their, true, precision, terms, beside)
+        if kernel_of(name) != name:  # of rounding errors alone no ratio can be formed: it is judged with its kernel
+            kernels = (flat(side, kernel_of(name)) for side in (ours, theirs, truth))
+            mine, their, true = (_joined(a, b) for a, b in zip((mine, their, true), kernels, strict=True))
+        return measure(name, mode, mine, their, true, precision, terms, beside, precision)
 
     return [judged(name) for name in reversed(in_data_order(theirs.parameters))]
+
+
+def _joined(bias: np.ndarray | None, kernel: np.ndarray | None) -> np.ndarray | None:
+    return None if bias is None or kernel is None else np.concatenate([bias.reshape(-1), kernel.reshape(-1)])
