@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 from einops import rearrange
 
-from conformance.faults import Around, Edit, Fault, data_order, edited, tapped
+from conformance.faults import Around, Edit, Fault, data_order, edited, still, tapped
 from conformance.sides import Gradients, Taps
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -138,16 +138,10 @@ def class_token_last(tap: str, value: np.ndarray, before: Taps) -> np.ndarray:
 def head_reads(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
     """The head is given something else than the class token of the last tap before it."""
 
+    @still
     def around(
-        method: Around,
-        config: ViTConfig,
-        weights: Weights,
-        images: np.ndarray,
-        given: Taps | None = None,
-        draw: object = None,
+        method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, given: Taps | None = None
     ) -> Taps:
-        if draw is not None:
-            return method(weights, images, given=given, draw=draw)
         taps = method(weights, images, given=given)
         last = [tap for tap in data_order(config) if tap in taps][-2]
         read = change((given or taps)[last])
@@ -189,15 +183,8 @@ def narrowed(precision: type, bits: int) -> dict[str, Around]:
 def rounded_taps(precision: type, bits: int) -> dict[str, Around]:
     """Where one precision is asked for, what passes between blocks is kept in fewer bits."""
 
-    def around(
-        method: Around,
-        config: ViTConfig,
-        weights: Weights,
-        images: np.ndarray,
-        given: Taps | None = None,
-        draw: object = None,
-    ) -> Taps:
-        taps = method(weights, images, given=given, draw=draw) if draw else method(weights, images, given=given)
+    def around(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, **named: object) -> Taps:
+        taps = method(weights, images, **named)
         return {tap: to_bits(x, bits) for tap, x in taps.items()} if images.dtype == precision else taps
 
     return {"taps": around}

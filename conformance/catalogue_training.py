@@ -298,15 +298,14 @@ def first_draw_missing(draw: Draw) -> Draw:
     return asked
 
 
-def own_draws(change: Callable[[Taps, np.random.Generator], Taps]) -> dict[str, Around]:
+def at_embedding(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
+    """After the side's own draws, the embedding is another."""
+
     def around(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, seed: int) -> Taps:
-        return change(method(weights, images, seed), np.random.default_rng(seed))
+        taps: Taps = method(weights, images, seed)
+        return taps | {"embedding": change(taps["embedding"])}
 
     return {"drawn": around}
-
-
-def at_embedding(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
-    return own_draws(lambda taps, rng: taps | {"embedding": change(taps["embedding"])})
 
 
 def one_mask_for_all_images(x: np.ndarray) -> np.ndarray:
@@ -322,7 +321,7 @@ def one_mask_for_all_features(x: np.ndarray) -> np.ndarray:
 
 
 def trained(change: Callable[[Around, Weights, np.ndarray, np.ndarray, Recipe], Any]) -> dict[str, Around]:
-    """In float64 alone, so that the fault has one rung."""
+    """Training, with something else done around its steps."""
     return {"train": lambda method, config, *arguments: change(method, *arguments)}
 
 

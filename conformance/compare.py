@@ -1,7 +1,7 @@
 """Two sides, one verdict per tap: the same maths, the same rounding quality, and if not, where it begins."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
@@ -125,21 +125,23 @@ def measure(
     terms: int,
     beside: np.ndarray | None = None,
     accumulates: str = "float32",
+    again: Sequence[np.ndarray] = (),
 ) -> Diff:
     """Judge one tap: presence, shape, dtype, finiteness, then every entry.
 
     `terms` is the length of the sum it ends with, `accumulates` the precision that may be summed in. Where the truth
-    is zero but for rounding, `beside` says what size its error is to be compared with.
+    is zero but for rounding, `beside` says what size its error is to be compared with. `again` holds the tap as further
+    runs of the reference have it, each rounded otherwise.
     """
     problem = _problem(ours, theirs, precision)
     if problem or ours is None or theirs is None or truth is None:
         return Diff(tap, mode, np.inf, None, 0.0, problem)
-    ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
     size = _largest if precision == "float64" else _worst_token
     scale = max(size(truth), 0.0 if beside is None else size(beside))
-    error, own = (_ratio(size(values - truth), scale) for values in (ours, theirs))
+    error, *own_errors = (_ratio(size(values.astype(np.float64) - truth), scale) for values in (ours, theirs, *again))
     if precision == "float64":
         return Diff(tap, mode, error, None, tolerances.FLOAT64)
+    own = float(np.sqrt(np.mean(np.square(own_errors))))
     granted = max(own, tolerances.summation_error(terms, accumulates))
     return Diff(tap, mode, error, own, tolerances.ROUNDING_FACTOR * granted)
 

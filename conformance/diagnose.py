@@ -16,7 +16,6 @@ from conformance.catalogue import FAULTS
 from conformance.compare import Diff
 from conformance.faults import Fault, planted
 from conformance.rungs import RUNGS, Ground, Rung, Target
-from conformance.torch_side import twin
 
 PATIENCE = 120.0  # seconds that pairs are tried for: on a large model there are too many of them
 REPLAYED = ("taps", "gradients", "train", "initial", "drawn", "crops")  # costly, and the same whenever given the same
@@ -97,13 +96,8 @@ def _under(ground: Ground, rung: Rung, *causes: Fault) -> tuple[Diff, ...]:
 
 
 def _replayable(ground: Ground) -> Ground:
-    """The same comparison, remembering what the target answered. A published model gives way to its twin, whose
-    config can be changed."""
-    reference = ground.reference
-    target = ground.reference_target
-    if not getattr(reference, "draws", False):
-        target = lambda config: twin("", config, reference.device)  # noqa: E731
-    replayable = dataclasses.replace(ground, reference_target=target)
+    """The same comparison with a reference that can be changed, remembering what the target answered."""
+    replayable = dataclasses.replace(ground, reference_target=ground.pliable_target)
     replayable.__dict__["candidate"] = Remembered(ground.candidate)
     return replayable
 

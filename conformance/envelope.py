@@ -1,8 +1,7 @@
 """A float32 training run against an envelope: how far from the float64 losses the reference itself strays.
 
-A ViT computes the same function when its features, its hidden units and its images are put in another order, but
-rounds otherwise. So the reference is trained several times, reordered at random, and the spread of those runs says
-how far a sound run may stray.
+The reference is trained several times, its features, hidden units and images reordered at random, and the spread of
+those runs says how far a sound run may stray.
 """
 
 import math
@@ -13,6 +12,7 @@ from scipy import stats
 from conformance import tolerances
 from conformance.compare import Diff
 from conformance.precision import rounded
+from conformance.reorder import Reordering
 from conformance.sides import TrainableSide
 from conformance.training import PLAN, training_batches
 from vit_flax.config import ViTConfig
@@ -38,65 +38,19 @@ def compare_envelope(
 
     def strays(side: TrainableSide, weights: Weights, order: np.ndarray) -> np.ndarray:
         losses, _ = side.train(weights, narrow[:, order], labels[:, order], PLAN_32)
-        rounding = tolerances.UNIT_ROUNDOFF["float32"] * np.abs(
-            truth
-        )  # of the loss itself: none can be asked to be nearer
-        return np.maximum.accumulate(np.maximum(np.abs(losses.astype(np.float64) - truth), rounding))
+        return np.maximum.accumulate(np.abs(losses.astype(np.float64) - truth))
 
     rng = np.random.default_rng(0)
     same = np.arange(len(images))
-    reruns = np.log([strays(reference, reordered(weights, config, rng), rng.permutation(same)) for _ in range(RERUNS)])
+    others = [(Reordering(config, rng).weights(weights), rng.permutation(same)) for _ in range(RERUNS)]
+    unit = tolerances.UNIT_ROUNDOFF["float32"] * np.abs(truth)  # nearer than that is luck
+    reruns = np.log([np.maximum(strays(reference, *other), unit) for other in others])
     ours = strays(candidate, weights, same)
     quantile = stats.t.isf(tolerances.ENVELOPE_FALSE_ALARMS / STEPS, RERUNS - 1)
     reach = quantile * reruns.std(axis=0, ddof=1) * math.sqrt(1 + 1 / RERUNS)
     centre = reruns.mean(axis=0)
+    limits = np.maximum(np.exp(centre + reach), tolerances.LOSS_ROUNDING * np.abs(truth))
     return tuple(
-        Diff(f"step {t + 1:02}/loss", "free", ours[t], math.exp(centre[t]), math.exp(centre[t] + reach[t]))
+        Diff(f"step {t + 1:02}/loss", "free", float(ours[t]), math.exp(centre[t]), float(limits[t]))
         for t in range(STEPS)
     )
-
-
-def reordered(weights: Weights, config: ViTConfig, rng: np.random.Generator) -> Weights:
-    """The same function of the image: token features and each layer's hidden units in another order."""
-    sizes = {"token": config.hidden_dim, "patch": config.embed_dim or config.hidden_dim, "hidden": config.mlp_dim}
-    orders: dict[str, np.ndarray] = {}
-
-    def order(axis: str) -> np.ndarray:
-        kind = axis.partition(" ")[0]
-        return orders.setdefault(axis, rng.permutation(sizes[kind]))
-
-    def leaf(name: str, value: np.ndarray) -> np.ndarray:
-        for dimension, axis in enumerate(_axes(name, config)):
-            value = value if axis is None else value.take(order(axis), axis=dimension)
-        return value
-
-    return {name: leaf(name, value) for name, value in weights.items()}
-
-
-def _axes(name: str, config: ViTConfig) -> tuple[str | None, ...]:
-    """Which order each dimension of a leaf is in; None: its own."""
-    patch = "token" if config.embed_dim is None else "patch"
-    parts = name.split("/")
-    hidden = f"hidden {parts[1]}"
-    match parts[-2:]:
-        case ["conv", "kernel"]:
-            return None, None, None, patch
-        case ["conv", "bias"]:
-            return (patch,)
-        case ["embedding", _]:
-            return None, None, "token"
-        case ["query" | "key" | "value", "kernel"]:
-            return "token", None
-        case ["query" | "key" | "value", "bias"] | ["head", "bias"]:
-            return (None,)
-        case ["fc1", "kernel"]:
-            return "token", hidden
-        case ["fc1", "bias"]:
-            return (hidden,)
-        case ["fc2", "kernel"]:
-            return hidden, "token"
-        case ["projection", "kernel"]:
-            return (patch if parts[0] == "embedding" else None), "token"
-        case ["head", "kernel"]:
-            return "token", None
-    return ("token",)  # norms, and biases of what adds to the tokens

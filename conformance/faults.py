@@ -86,11 +86,8 @@ def edited(edit: Edit) -> dict[str, Around]:
 def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], bool]) -> dict[str, Around]:
     """The side computes something else at some taps: `change(tap, value, what came before it)`."""
 
-    def around(
-        method: Around, config: ViTConfig, weights: Weights, images: Any, given: Taps | None = None, draw: Any = None
-    ) -> Taps:
-        if draw is not None:
-            return method(weights, images, given=given, draw=draw)
+    @still
+    def around(method: Around, config: ViTConfig, weights: Weights, images: Any, given: Taps | None = None) -> Taps:
         known: Taps = dict(given or {})
         taps = method(weights, images, given=given)
         for tap in (tap for tap in data_order(config) if tap in taps and touches(tap)):
@@ -101,6 +98,17 @@ def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], boo
         return taps
 
     return {"taps": around}
+
+
+def still(around: Around) -> Around:
+    """Around `taps` as in evaluation: under draws, which have rungs of their own, the side stays as it is."""
+
+    def unless_drawing(method: Around, config: ViTConfig, *arguments: Any, draw: Any = None, **named: Any) -> Any:
+        if draw is not None:
+            return method(*arguments, draw=draw, **named)
+        return around(method, config, *arguments, **named)
+
+    return unless_drawing
 
 
 def data_order(config: ViTConfig) -> list[str]:

@@ -165,8 +165,11 @@ def _backward(
     return {"images": d_images} | d_values, d_params
 
 
-def _apply(config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Tap) -> None:
-    rngs = {"dropout": jax.random.key(0)} if training else {}  # never read: `drawing` answers instead
+def _apply(
+    config: ViTConfig, training: bool, params: Any, images: jax.Array, tap: Tap, rng: jax.Array | None = None
+) -> None:
+    """Without `rng`, `drawing` answers in training, and no key is read."""
+    rngs = {"dropout": jax.random.key(0) if rng is None else rng} if training else {}
     ViT(config).apply({"params": params}, images, train=training, tap=tap, rngs=rngs)
 
 
@@ -179,7 +182,7 @@ def _update(recipe: Recipe, grads: Any, state: Any, params: Any) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _drawn(config: ViTConfig, params: Any, images: jax.Array, rng: jax.Array) -> Any:
     recorder = Recorder()
-    ViT(config).apply({"params": params}, images, train=True, tap=recorder, rngs={"dropout": rng})
+    _apply(config, True, params, images, recorder, rng)
     return recorder.taps
 
 
@@ -196,6 +199,5 @@ def drawing(draw: Draw | None) -> Iterator[None]:
         assert draw is not None
         return jnp.asarray(draw(tuple(shape), float(p)))
 
-    patched: Callable[[], Any] = lambda: mock.patch.object(jax.random, "bernoulli", bernoulli)  # noqa: E731
-    with contextlib.nullcontext() if draw is None else patched():
+    with contextlib.nullcontext() if draw is None else mock.patch.object(jax.random, "bernoulli", bernoulli):
         yield

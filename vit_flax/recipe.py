@@ -41,9 +41,7 @@ class Recipe:
     cutmix: float  # alpha of CutMix (arXiv:1905.04899); 0: none; with both, each batch draws one of the two
     dropout: float | None  # the model's dropout rates, where not None
     drop_path: float  # stochastic depth (arXiv:1603.09382): the last layer's rate, rising linearly from 0 at the first
-    compute_dtype: Literal[
-        "float32", "bfloat16", "float64"
-    ]  # of activations and gradients; parameters stay as they are
+    compute_dtype: Literal["float32", "bfloat16", "float64"]  # of activations, gradients; parameters keep theirs
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from conformance.envelope import PLAN_32, reordered
+from conformance.envelope import PLAN_32
 from conformance.flax_side import FlaxSide
 from conformance.mutation import CONFIG, sound
 from conformance.randomness import noisy
+from conformance.reorder import Reordering
 from conformance.sides import Masks, can
 from conformance.tolerances import FLOAT64
 from conformance.torch_side import Twin
@@ -103,13 +104,24 @@ def test_every_step_of_training_is_returned_as_it_was(build):
 
 def test_a_reordered_model_is_the_same_function_and_other_numbers():
     side = Twin(CONFIG, "cpu")
-    other = reordered(WIDE, CONFIG, np.random.default_rng(0))
+    other = Reordering(CONFIG, np.random.default_rng(0)).weights(WIDE)
     assert (other["head/kernel"] != WIDE["head/kernel"]).any()
     taps, others = side.taps(WIDE, IMAGES)["logits"], side.taps(other, IMAGES)["logits"]
     assert np.abs(taps - others).max() <= FLOAT64 * np.abs(taps).max()
     narrow, other_narrow = ({n: x.astype(np.float32) for n, x in w.items()} for w in (WIDE, other))
     images = IMAGES.astype(np.float32)
     assert (side.taps(narrow, images)["logits"] != side.taps(other_narrow, images)["logits"]).any()
+
+
+def test_reordered_taps_and_gradients_are_the_original_ones_in_another_order():
+    side, reordering = Twin(CONFIG, "cpu"), Reordering(CONFIG, np.random.default_rng(0))
+    taps, other = side.taps(WIDE, IMAGES), side.taps(reordering.weights(WIDE), IMAGES)
+    assert largest(reordering.taps(taps), other) <= FLOAT64 * max(np.abs(x).max() for x in taps.values())
+    gradients = side.gradients(WIDE, IMAGES, UPSTREAM)
+    others = side.gradients(reordering.weights(WIDE), IMAGES, UPSTREAM)
+    assert largest(gradients.parameters, others.parameters) > FLOAT64
+    for before, after in zip(gradients, reordering.undone(others), strict=True):
+        assert largest(before, after) <= FLOAT64 * max(np.abs(x).max() for x in before.values())
 
 
 def test_betas_of_the_envelope_are_float32_numbers():
