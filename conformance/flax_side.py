@@ -13,7 +13,7 @@ import optax
 
 from conformance.precision import products
 from conformance.sides import Draw, Gradients, Recorder, Taps
-from vit_flax import loss, train
+from vit_flax import dropout, loss, train
 from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
 from vit_flax.config import ViTConfig
 from vit_flax.model import Tap, ViT
@@ -193,11 +193,11 @@ _train_step = jax.jit(train.train_step)
 
 @contextlib.contextmanager
 def drawing(draw: Draw | None) -> Iterator[None]:
-    """Flax's dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own."""
+    """Dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own."""
 
-    def bernoulli(key: jax.Array, p: float = 0.5, shape: tuple[int, ...] = (), *_: Any, **__: Any) -> jax.Array:
+    def bernoulli(key: jax.Array, keep: float, shape: tuple[int, ...]) -> jax.Array:
         assert draw is not None
-        return jnp.asarray(draw(tuple(shape), float(p)))
+        return jnp.asarray(draw(shape, keep))
 
-    with contextlib.nullcontext() if draw is None else mock.patch.object(jax.random, "bernoulli", bernoulli):
+    with contextlib.nullcontext() if draw is None else mock.patch.object(dropout, "bernoulli", bernoulli):
         yield

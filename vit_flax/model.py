@@ -22,6 +22,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from vit_flax.config import ViTConfig
+from vit_flax.dropout import Dropout
 
 Tap = Callable[[str, jax.Array], jax.Array]
 
@@ -39,6 +40,12 @@ def untapped(name: str, x: jax.Array) -> jax.Array:
 def within(scope: str, tap: Tap) -> Tap:
     """The same tap for a part of the model: names get `scope/` in front."""
     return lambda name, x: tap(f"{scope}/{name}", x)
+
+
+def stored(x: jax.Array) -> jax.Array:
+    """The same values, computed once. Left to itself, XLA computes a residual sum, and its gradient, anew for each of
+    its readers, with all the sums that it is made of: training takes half as long again (docs/performance.md)."""
+    return jax.lax.optimization_barrier(x)
 
 
 def dense(features: int, name: str | None = None) -> nn.Dense:
@@ -101,8 +108,8 @@ class MultiHeadSelfAttention(nn.Module):
         self.key = dense(c.hidden_dim)
         self.value = dense(c.hidden_dim)
         self.projection = dense(c.hidden_dim)
-        self.attention_dropout = nn.Dropout(c.attention_dropout)
-        self.projection_dropout = nn.Dropout(c.dropout)
+        self.attention_dropout = Dropout(c.attention_dropout)
+        self.projection_dropout = Dropout(c.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool = False) -> Float[Array, "B T D"]:
         c = self.config
@@ -112,12 +119,12 @@ class MultiHeadSelfAttention(nn.Module):
         )
         weights = self.softmax(q @ rearrange(k, "b h t k -> b h k t") / math.sqrt(c.head_dim))
         if c.attention_dropout_on == "weights":
-            weights = self.attention_dropout(weights, deterministic=not train)
+            weights = self.attention_dropout(weights, train=train)
         heads = weights @ v
         if c.attention_dropout_on == "output":
-            heads = self.attention_dropout(heads, deterministic=not train)
+            heads = self.attention_dropout(heads, train=train)
         out = self.projection(rearrange(heads, "b h t k -> b t (h k)"))
-        return self.projection_dropout(out, deterministic=not train)
+        return self.projection_dropout(out, train=train)
 
     @staticmethod
     def softmax(scores: Float[Array, "B H T T"]) -> Float[Array, "B H T T"]:
@@ -134,12 +141,12 @@ class MLP(nn.Module):
     def setup(self) -> None:
         self.fc1 = dense(self.config.mlp_dim)
         self.fc2 = dense(self.config.hidden_dim)
-        self.dropout = nn.Dropout(self.config.dropout)
+        self.dropout = Dropout(self.config.dropout)
 
     def __call__(self, x: Float[Array, "B T D"], *, train: bool = False) -> Float[Array, "B T D"]:
         x = ACTIVATIONS[self.config.activation](self.fc1(x))
-        x = self.dropout(x, deterministic=not train)
-        return self.dropout(self.fc2(x), deterministic=not train)
+        x = self.dropout(x, train=train)
+        return self.dropout(self.fc2(x), train=train)
 
 
 class DropPath(nn.Module):
@@ -148,10 +155,10 @@ class DropPath(nn.Module):
     rate: float
 
     def setup(self) -> None:
-        self.dropout = nn.Dropout(self.rate, broadcast_dims=(1, 2))  # one draw for all tokens and features
+        self.dropout = Dropout(self.rate, broadcast_dims=(1, 2))  # one draw for all tokens and features
 
     def __call__(self, branch: Float[Array, "B T D"], *, train: bool = False) -> Float[Array, "B T D"]:
-        return self.dropout(branch, deterministic=not train)
+        return self.dropout(branch, train=train)
 
 
 class TransformerEncoder(nn.Module):
@@ -174,9 +181,8 @@ class TransformerEncoder(nn.Module):
         self, x: Float[Array, "B T D"], drop_path: DropPath, *, train: bool = False, tap: Tap = untapped
     ) -> Float[Array, "B T D"]:
         norm2 = self.norm1 if self.config.share_norm else self.norm2
-        x = x + drop_path(tap("attention", self.attention(self.norm1(x), train=train)), train=train)
-        x = x + drop_path(tap("mlp", self.mlp(norm2(x), train=train)), train=train)
-        return x
+        x = stored(x + drop_path(tap("attention", self.attention(self.norm1(x), train=train)), train=train))
+        return stored(x + drop_path(tap("mlp", self.mlp(norm2(x), train=train)), train=train))
 
 
 class ViT(nn.Module):
@@ -193,7 +199,7 @@ class ViT(nn.Module):
         c = self.config
         self.patches = Patches(c)
         self.embedding = PatchEncoder(c)
-        self.dropout = nn.Dropout(c.dropout)
+        self.dropout = Dropout(c.dropout)
         rates = np.linspace(0, c.drop_path, c.num_layers).tolist()
         self.drop_paths = [DropPath(rate) for rate in rates]
         self.encoder = [TransformerEncoder(c) for _ in range(c.num_own_layers)]
@@ -205,7 +211,7 @@ class ViT(nn.Module):
         self, images: Float[Array, "B height width C"], *, train: bool = False, tap: Tap = untapped
     ) -> Float[Array, "B classes"]:
         x = tap("patches", self.patches(images))
-        x = tap("embedding", self.dropout(self.embedding(x), deterministic=not train))
+        x = tap("embedding", self.dropout(self.embedding(x), train=train))
         for i in range(self.config.num_layers):
             layer = self.encoder[i % len(self.encoder)]
             drop_path, inside = self.drop_paths[i], within(f"encoder/{i:02}", tap)

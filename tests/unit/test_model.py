@@ -10,6 +10,7 @@ from flax import linen as nn
 from conformance.precision import DTYPES
 from conformance.weights import random_weights
 from vit_flax.config import PRESETS, preset
+from vit_flax.dropout import Dropout
 from vit_flax.model import MLP, MultiHeadSelfAttention, ViT, layer_norm
 from vit_flax.weights import canonical_shapes, to_params
 
@@ -180,7 +181,7 @@ def test_the_two_dropouts_of_an_mlp_are_independent():
         {"params": jax.random.key(0), "dropout": jax.random.key(1)},
         jnp.ones((2, 7, 12)),
         train=True,
-        capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+        capture_intermediates=lambda module, _: isinstance(module, Dropout),
         mutable=["params", "intermediates"],
     )
     inner, outer = state["intermediates"]["dropout"]["__call__"]
