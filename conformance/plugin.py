@@ -44,6 +44,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # For PyTorch, before it is imported: with more, a busy machine makes it slower by an order of magnitude.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if cache := getattr(config, "cache", None):  # what JAX has compiled once is there next time
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     if config.option.gpu:
         _require_gpu()
     else:

@@ -1,0 +1,13 @@
+"""A record of a benchmark says what it was measured on, and what that device can do at best."""
+
+import datetime
+
+from tests.benchmark.peaks import copy_peak, matmul_peak
+from vit_flax.environment import environment
+
+
+def pytest_benchmark_update_json(config, benchmarks, output_json):
+    dtypes = ("float32", "bfloat16") if config.option.gpu else ("float32",)
+    output_json["created"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    output_json["environment"] = environment("torch", "torchvision", "timm", "pytest-benchmark")
+    output_json["peaks"] = {"matmul": {dtype: matmul_peak(dtype) for dtype in dtypes}, "copy": copy_peak()}

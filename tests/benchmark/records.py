@@ -1,0 +1,47 @@
+"""Recorded races: what `--benchmark-json results/DATE-speed-DEVICE.json` has kept."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.benchmark.race import OURS
+from vit_flax.environment import environment
+
+RESULTS = Path(__file__).parent.parent.parent / "results"
+
+Races = dict[str, dict[str, dict[str, Any]]]  # heat -> contestant -> stats and extra_info
+
+
+def records(folder: Path = RESULTS) -> list[dict[str, Any]]:
+    """All of them, oldest first."""
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*-speed-*.json"))]
+
+
+def races(record: dict[str, Any]) -> Races:
+    found: Races = {}
+    for benchmark in record["benchmarks"]:
+        if "contestant" in (info := benchmark["extra_info"]):
+            found.setdefault(benchmark["group"], {})[info["contestant"]] = info | {
+                "median": benchmark["stats"]["median"]
+            }
+    return found
+
+
+def best(race: dict[str, dict[str, Any]]) -> str:
+    """The fastest of the others."""
+    return min((name for name in race if name != OURS), key=lambda name: race[name]["median"])
+
+
+def ratios(record: dict[str, Any]) -> dict[str, float]:
+    """Of each race: how many times as fast as the best of the others we were."""
+    return {heat: race[best(race)]["vit_flax_is_times_as_fast"] for heat, race in races(record).items()}
+
+
+def newest_ratios(folder: Path = RESULTS) -> dict[str, float]:
+    """Those last recorded of each race on this kind of device."""
+    device = environment()["device"]
+    found: dict[str, float] = {}
+    for record in records(folder):
+        if record["environment"]["device"] == device:
+            found |= ratios(record)
+    return found
