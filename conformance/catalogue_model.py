@@ -322,6 +322,13 @@ MODEL = (
         config=lambda c: c.replace(norm_epsilon=1e-12),
     ),
     Fault(
+        "LayerNorm's fast variance",
+        "float32 offset",
+        ATTENTION,
+        "flax.linen.LayerNorm's default",
+        config=lambda c: c.replace(norm_variance="fast"),
+    ),
+    Fault(
         "query and key swapped",
         "float64",
         ATTENTION,

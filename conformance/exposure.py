@@ -14,6 +14,7 @@ from conformance.catalogue import FAULTS
 from conformance.compare import Comparison, compare
 from conformance.faults import Fault, planted
 from conformance.rungs import Ground
+from conformance.weights import offset
 from vit_flax.weights import Weights
 
 Inputs = tuple[Weights, np.ndarray]
@@ -33,15 +34,10 @@ def _small_tokens(weights: Weights, images: np.ndarray) -> Inputs:
     }, images
 
 
-def _offset(weights: Weights, images: np.ndarray) -> Inputs:
-    name = "embedding/position_embedding"
-    return weights | {name: weights[name] + np.float32(30)}, images
-
-
 EXPOSURES: dict[str, Callable[[Weights, np.ndarray], Inputs]] = {
     "photographs": lambda weights, images: (weights, images),
     "low-variance tokens": _small_tokens,
-    "an offset of 30": _offset,
+    "an offset of 30": lambda weights, images: (offset(weights), images),
     "a constant image": lambda weights, images: (weights, np.full_like(images, 0.5)),
     "saturated logits": _times("head/", 30.0),
     "saturated attention": _times("query/", 30.0),

@@ -193,6 +193,16 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple
     return None
 
 
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A session that was all skips, because nothing could be verified, has not passed either."""
+    ladder = session.config.stash.get(_LADDER, None)
+    if exitstatus == pytest.ExitCode.OK and ladder is not None and ladder.outcomes:
+        from conformance.record import verdict
+
+        if verdict(ladder) != "pass":
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     ladder = config.stash.get(_LADDER, None)
     if ladder is None or not ladder.outcomes:

@@ -20,7 +20,7 @@ def as_report(ladder: Ladder, mutation: dict[str, Any] | None = None) -> dict[st
         "schema_version": 2,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "target": ladder.name,
-        "verdict": _verdict(ladder),
+        "verdict": verdict(ladder),
         "headline": _headline(ladder),
         "environment": _environment(),
         "images": {"source": ladder.images(first).source},
@@ -30,7 +30,7 @@ def as_report(ladder: Ladder, mutation: dict[str, Any] | None = None) -> dict[st
     }
 
 
-def _verdict(ladder: Ladder) -> str:
+def verdict(ladder: Ladder) -> str:
     """A run that verified nothing has not passed."""
     found = {outcome.status for outcome in _outcomes(ladder)}
     return "pass" if "pass" in found and not found & {"fail", "blocked"} else "fail"

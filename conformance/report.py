@@ -107,7 +107,7 @@ def worst(diffs: list[Dict], rung: str, digits: int = 1) -> str:
         return ""
     if rung in ERRORS:
         return f"{max(diff['error'] for diff in diffs):.{digits}e}"
-    if rung in (*FORWARD, *GRADIENTS):
+    if rung in (*FORWARD, *GRADIENTS, "float32 offset"):
         ratios = [diff["ratio"] for diff in diffs if diff["ratio"] is not None]
         return f"{max(ratios):.2f}x" if ratios else ""
     return nearness(chart.worst(diffs))

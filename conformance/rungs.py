@@ -23,6 +23,7 @@ from conformance.training import (
     compare_schedule,
     compare_trajectory,
 )
+from conformance.weights import offset
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -84,6 +85,10 @@ def _forward(g: Ground, precision: str) -> tuple[Diff, ...]:
     return compare(g.candidate, g.reference, g.config, g.weights, g.images, precision).diffs
 
 
+def _offset(g: Ground) -> tuple[Diff, ...]:
+    return compare(g.candidate, g.reference, g.config, offset(g.weights), g.images, "float32").diffs
+
+
 def _gradients(g: Ground, precision: str) -> tuple[Diff, ...]:
     return compare_gradients(g.candidate, g.reference, g.config, g.weights, g.images, precision)
 
@@ -122,6 +127,7 @@ RUNGS = (
     _forward_rung("float64"),
     _forward_rung("float32"),
     _forward_rung("float32 default", gpu_only=True),
+    Rung("float32 offset", _offset, ("taps",), ("float64",), scope="gradients"),
     _forward_rung("bfloat16"),
     _forward_rung("float16"),
     _training_rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), "loss"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from conformance import tolerances
@@ -13,6 +15,8 @@ from conformance.flax_side import FlaxSide
 from conformance.ladder import Outcome
 from conformance.mutation import CONFIG, expected_place, kill, sound
 from conformance.rungs import BY_NAME, NAMES
+from vit_flax.config import preset
+from vit_flax.model import MultiHeadSelfAttention
 
 pytestmark = pytest.mark.suite
 
@@ -58,3 +62,24 @@ def test_every_rung_has_a_fault_that_trips_it(ground):
 def test_every_part_of_the_model_has_a_fault_that_begins_there():
     parts = {expected_place(fault).rsplit("/", 1)[-1] for fault in FAULTS if fault.rung == "float64"}
     assert parts == {"patches", "embedding", "attention", "mlp", "00", "norm", "logits"}
+
+
+def test_a_softmax_in_bfloat16_is_caught_where_there_are_tokens_enough(pytestconfig, monkeypatch):
+    many = preset("digits").replace(image_size=(64, 64), channels=3, num_layers=1)
+
+    def attention():
+        diffs = BY_NAME["bfloat16"].climb(sound(many, pytestconfig.option.data))
+        return next(diff for diff in diffs if (diff.tap, diff.mode) == ("encoder/00/attention", "alone"))
+
+    assert attention().passes
+
+    def narrow(scores):
+        weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True, dtype=scores.dtype)
+
+    monkeypatch.setattr(MultiHeadSelfAttention, "softmax", staticmethod(narrow))
+    jax.clear_caches()  # which know the sound one
+    try:
+        assert not attention().passes
+    finally:
+        jax.clear_caches()

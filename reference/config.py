@@ -22,6 +22,7 @@ class ViTConfig:
     share_norm: bool
     final_norm: bool
     norm_epsilon: float
+    norm_variance: Literal["two_pass", "fast"]
     activation: Literal["gelu", "gelu_tanh"]
     dropout: float
     attention_dropout: float

@@ -54,8 +54,8 @@ def dense(features: int, name: str | None = None) -> nn.Dense:
 
 
 def layer_norm(config: ViTConfig) -> nn.LayerNorm:
-    # Two-pass variance: E[x²] - E[x]² cancels when the mean is large against the spread.
-    return nn.LayerNorm(epsilon=config.norm_epsilon, use_fast_variance=False)
+    # Flax's own default is the fast variance.
+    return nn.LayerNorm(epsilon=config.norm_epsilon, use_fast_variance=config.norm_variance == "fast")
 
 
 class Patches(nn.Module):

@@ -64,14 +64,14 @@ class Contestant:
 def contestants(heat: Heat, weights: Weights, compiled: bool) -> Iterator[tuple[str, Callable[[], Contestant]]]:
     """Everyone who can run this race; `compiled` says whether torch.compile takes part, which takes it minutes."""
     yield OURS, lambda: flax_contestant(heat, weights)
-    published = {"twin": heat.preset} | PUBLISHED.get(heat.preset, {})
-    modes = {"": None} | ({" compiled": "default"} if compiled else {})
-    if compiled and on_gpu():
+    published = PUBLISHED.get(heat.preset, {})
+    modes = {" compiled": "default"}
+    if on_gpu() and heat.mode == "train":
         modes[" max-autotune"] = "max-autotune"
-    for kind, architecture in published.items():
-        for suffix, mode in modes.items():
-            if kind != "torchvision" or mode is None:
-                yield f"{kind}{suffix}", lambda k=kind, a=architecture, m=mode: torch_contestant(heat, weights, k, a, m)
+    for kind, architecture in {"twin": heat.preset, **published}.items():
+        is_compiled = compiled and kind == ("timm" if published else "twin")  # the twin, where there is none other
+        for suffix, mode in {"": None, **(modes if is_compiled else {})}.items():
+            yield f"{kind}{suffix}", lambda k=kind, a=architecture, m=mode: torch_contestant(heat, weights, k, a, m)
 
 
 def flax_contestant(heat: Heat, weights: Weights) -> Contestant:

@@ -6,6 +6,7 @@
 The table is held against `results/` by a test, so no figure in it can be typed by hand.
 """
 
+import json
 import re
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +21,7 @@ from tests.benchmark.records import RESULTS, best, races, ratios, records
 
 DOCS = RESULTS.parent / "docs"
 PAGE = DOCS / "performance.md"
-BEGIN, END = "<!-- results: speed -->", "<!-- end of results -->"
+BEGIN, END = "<!-- results: {} -->", "<!-- end of results -->"
 SAID = {
     "pipeline_over_constant_batch": "Training with the input pipeline in the step: {:.1%} of its speed without.",
     "times_as_fast_as_the_dataloader": "The pipeline on the device: {:.1f} times as fast as the article's DataLoader.",
@@ -94,14 +95,32 @@ def others(record: dict[str, Any]) -> str:
     return "\n".join([*(rows if growth else []), "", " ".join(lines)])
 
 
-def page(text: str, found: list[dict[str, Any]]) -> str:
-    """The page with its tables made anew."""
+def page(text: str) -> str:
+    """The page with its tables and its log made anew."""
     parts = []
-    for device, of_device in newest_by_device(found).items():
+    for device, of_device in newest_by_device(records()).items():
         record = of_device[-1]
         parts += [f"![Speed on {device}](speed-{device.split()[0]}.svg)", table(record), others(record)]
-    made = "\n\n".join([BEGIN, *parts, END])
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: made, text, flags=re.DOTALL)
+    logs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-experiments-*.json"))]
+    for name, made in (("speed", parts), ("experiments", map(log, logs))):
+        block = "\n\n".join([BEGIN.format(name), *made, END])
+        text = re.sub(f"{BEGIN.format(name)}.*?{END}", lambda _: block, text, flags=re.DOTALL)  # noqa: B023
+    return text
+
+
+def log(record: dict[str, Any]) -> str:
+    """Markdown: what was tried, why, what it was expected to do, and what it did."""
+    parts = [
+        f"**{e['change']}: {'kept' if e['kept'] else 'dropped'}.** {e['why']} Expected: {e['expected'][0].lower()}"
+        f"{e['expected'][1:]}. Found: {e['found']}"
+        for e in record["experiments"]
+    ]
+    environment = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    measured = (
+        f"Medians, paired where a ratio is given. Device: {environment['device']}. Python {environment['python']}"
+    )
+    return "\n\n".join([*parts, record["remaining"], f"{measured}, {versions}. Recorded {record['created'][:10]}."])
 
 
 def picture(of_device: list[dict[str, Any]], path: Path) -> None:
@@ -157,10 +176,9 @@ def _history(axes: Axes, of_device: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    found = records()
-    for device, of_device in newest_by_device(found).items():
+    for device, of_device in newest_by_device(records()).items():
         picture(of_device, DOCS / f"speed-{device.split()[0]}.svg")
-    PAGE.write_text(page(PAGE.read_text(), found))
+    PAGE.write_text(page(PAGE.read_text()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from conformance.weights import random_weights
 SEEDS = {
     "float32": 1000,
     "gradients float32": 1000,
+    "float32 offset": 100,
     "bfloat16": 100,
     "float16": 100,
     "gradients bfloat16": 100,

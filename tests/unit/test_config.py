@@ -48,6 +48,7 @@ ARTICLE = {
     "share_norm": True,  # a norm for each sub-layer
     "final_norm": False,  # a norm before the head
     "norm_epsilon": 1e-6,
+    "norm_variance": "two_pass",
     "activation": "gelu_tanh",  # the exact GELU
     "dropout": 0.1,
     "attention_dropout": 0.1,

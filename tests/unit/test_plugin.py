@@ -62,6 +62,21 @@ def test_planted_fault_fails_the_suite_names_the_block_and_blocks_higher_rungs(r
     assert " blocked" in session.stdout.lines[-1]
 
 
+def test_a_session_that_verified_nothing_fails(pytester, tmp_path, monkeypatch):
+    (tmp_path / "bare.py").write_text(
+        "class Bare:\n"
+        "    def __init__(self, config): pass\n"
+        "    def taps(self, weights, images, given=None): raise AssertionError('never asked')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(ROOT)
+    run = ("conformance/test_loss.py", "-q", "-p", "no:cacheprovider", "--reference", "twin:digits")
+    session = pytester.runpytest_inprocess(*run, "--target", "bare:Bare")
+
+    assert "not verified" in session.stdout.str()
+    assert session.ret == pytest.ExitCode.TESTS_FAILED
+
+
 def test_foreign_target_is_judged_by_the_same_suite(run_suite, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "from conformance.torch_side import twin\n"

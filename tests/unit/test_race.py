@@ -10,7 +10,7 @@ import pytest
 from tests.benchmark import race as racing
 from tests.benchmark.flops import forward_flops, train_flops
 from tests.benchmark.race import Replay, best_of, race, ratio
-from tests.benchmark.records import newest_ratios, records
+from tests.benchmark.records import newest_ratios
 from tests.benchmark.report import END, PAGE, page
 from vit_flax import ViT, model, preset, train
 from vit_flax.environment import environment
@@ -98,8 +98,8 @@ def test_twice_the_layers_move_twice_the_bytes_and_would_not_were_the_sums_not_s
 
 def test_the_page_is_made_from_the_records():
     text = PAGE.read_text()
-    assert page(text, records()) == text
-    assert page(text.replace(END, f"typed by hand {END}"), records()) == text
+    assert page(text) == text
+    assert page(text.replace(END, f"typed by hand {END}")) == text
 
 
 def test_only_records_of_this_kind_of_device_count(tmp_path):
