@@ -17,6 +17,7 @@ import jax
 
 from vit_flax.data import Data, read_data
 from vit_flax.environment import environment
+from vit_flax.memory import keep_memory
 from vit_flax.progress import progress_bar
 from vit_flax.run import Run
 from vit_flax.settings import Settings, resolve, to_json, write_json
@@ -96,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="folder of the runs")
     parser.add_argument("--record", type=Path, default=Path("results"), metavar="DIR", help="folder of the records")
     options = parser.parse_args(arguments)
+    keep_memory()
     data = read_data(options.data)
     options.record.mkdir(parents=True, exist_ok=True)
     for preset in options.presets:

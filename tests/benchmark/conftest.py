@@ -4,6 +4,11 @@ import datetime
 
 from tests.benchmark.peaks import copy_peak, matmul_peak
 from vit_flax.environment import environment
+from vit_flax.memory import keep_memory
+
+
+def pytest_configure(config):
+    keep_memory()  # for all contestants, which share the process
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

@@ -27,6 +27,16 @@ def races(record: dict[str, Any]) -> Races:
     return found
 
 
+def combined(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """One record of several, oldest first: of each race the newest, on what the newest was measured on."""
+    raced: dict[str, dict[str, Any]] = {}
+    for record in found:
+        again = {benchmark["group"] for benchmark in record["benchmarks"]}
+        raced = {name: benchmark for name, benchmark in raced.items() if benchmark["group"] not in again}
+        raced |= {benchmark["name"]: benchmark for benchmark in record["benchmarks"]}
+    return found[-1] | {"benchmarks": list(raced.values())}
+
+
 def best(race: dict[str, dict[str, Any]]) -> str:
     """The fastest of the others."""
     return min((name for name in race if name != OURS), key=lambda name: race[name]["median"])

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tests.benchmark.race import OURS
-from tests.benchmark.records import RESULTS, best, races, ratios, records
+from tests.benchmark.records import RESULTS, best, combined, races, ratios, records
 
 DOCS = RESULTS.parent / "docs"
 PAGE = DOCS / "performance.md"
@@ -46,7 +46,7 @@ def table(record: dict[str, Any]) -> str:
         "| times as fast |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for heat, race in races(record).items():
+    for heat, race in sorted(races(record).items(), key=_by_size):
         ours, name = race[OURS], best(race)
         other = race[name]
         cells = [
@@ -62,6 +62,12 @@ def table(record: dict[str, Any]) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join([*rows, "", _conditions(record)])
+
+
+def _by_size(item: tuple[str, Any]) -> tuple[str, ...]:
+    """By model, then by the batch as a number."""
+    *model, size, dtype, mode = item[0].split("-")
+    return ("-".join(model), dtype, mode, size.zfill(6))
 
 
 def _short(speed: float) -> str:
@@ -99,7 +105,7 @@ def page(text: str) -> str:
     """The page with its tables and its log made anew."""
     parts = []
     for device, of_device in newest_by_device(records()).items():
-        record = of_device[-1]
+        record = combined(of_device)
         parts += [f"![Speed on {device}](speed-{device.split()[0]}.svg)", table(record), others(record)]
     logs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-experiments-*.json"))]
     for name, made in (("speed", parts), ("experiments", map(log, logs))):
@@ -127,7 +133,7 @@ def picture(of_device: list[dict[str, Any]], path: Path) -> None:
     """Bars of ratios, the roofline, and the ratios of all records so far."""
     inked = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
     with matplotlib.rc_context(dict.fromkeys(inked, INK) | {"font.size": 9, "svg.hashsalt": "speed"}):
-        record = of_device[-1]
+        record = combined(of_device)
         height = 0.22 * len(ratios(record)) + 1
         figure = Figure(figsize=(9, height + 3.4), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(height, 3.4))
@@ -165,7 +171,7 @@ def _roofline(axes: Axes, record: dict[str, Any]) -> None:
 
 
 def _history(axes: Axes, of_device: list[dict[str, Any]]) -> None:
-    heats = list(ratios(of_device[-1]))
+    heats = list(ratios(combined(of_device)))
     for heat in heats:
         values = [ratios(record).get(heat) for record in of_device]
         colour = BEHIND if heat.endswith("train") else BAR
