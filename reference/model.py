@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference.config import ViTConfig
+from reference.fast_norm import FastLayerNorm
 
 Tap = Callable[[str, Tensor], Tensor]
 
@@ -55,15 +56,6 @@ def dense(in_features: int, out_features: int) -> nn.Linear:
     layer = nn.Linear(in_features, out_features)
     initialise(layer)
     return layer
-
-
-class FastLayerNorm(nn.LayerNorm):
-    """With the variance as E[x²] - E[x]², which PyTorch has no layer for."""
-
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        mean = x.mean(dim=-1, keepdim=True)
-        variance = ((x * x).mean(dim=-1, keepdim=True) - mean * mean).clamp(min=0)
-        return (x - mean) * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 def layer_norm(config: ViTConfig) -> nn.LayerNorm:

@@ -26,10 +26,10 @@ def test_every_recorded_run_says_device_versions_data_and_seeds():
         run = json.loads(path.read_text())
         assert run["environment"]["device"], path
         assert run["environment"]["packages"], path
-        if run["kind"] == "proofs":  # of weights of seed 0 on the default photographs, always
+        if run["kind"] in ("proofs", "experiments"):  # weights of seed 0 on the default photographs; random images
             continue
-        seeded = run["cases"] if run["kind"] == "conformance" else run["runs"]
-        source = run["images"] if run["kind"] == "conformance" else run["settings"]
+        seeded = {"conformance": run.get("cases"), "training": run.get("runs"), "speed": [run]}[run["kind"]]
+        source = run["settings"] if run["kind"] == "training" else run["images"]
         assert source["source"], path
         assert all("seed" in each for each in seeded), path
 
