@@ -83,8 +83,7 @@ def compare_draws(
     diffs = [differ("embedding, scale of what is kept", "free", *scales)]
     for tap in taps:
         kept = [np.stack([run[tap] for run in runs]) != 0 for runs in (ours, theirs)]
-        shares = [(k.mean(), k.size) for k in kept]
-        diffs.append(Diff(f"{tap}, share kept", "free", _apart(*shares), None, limit))
+        diffs.append(Diff(f"{tap}, share kept", "free", _apart(*kept), None, limit))
         for axis, name in enumerate(("image", "token", "feature"), start=1):
             alike = [_alike(k, axis) for k in kept]
             diffs.append(Diff(f"{tap}, alike along {name}", "free", _apart(*alike), None, limit))
@@ -97,16 +96,26 @@ def _scale(dropped: np.ndarray, still: np.ndarray) -> float:
     return float(np.median(dropped[kept] / still[kept]))
 
 
-def _alike(kept: np.ndarray, axis: int) -> tuple[float, int]:
-    """How often neighbours along an axis share their fate, over how many pairs of them."""
+def _alike(kept: np.ndarray, axis: int) -> np.ndarray:
+    """Where neighbours along an axis share their fate."""
     pairs = kept.shape[axis] // 2
     first, second = (np.take(kept, range(start, 2 * pairs, 2), axis) for start in (0, 1))
-    return float((first == second).mean()), first.size
+    return first == second
 
 
-def _apart(a: tuple[float, int], b: tuple[float, int]) -> float:
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
     """The difference of two shares, in standard deviations."""
-    (p, n), (q, m) = a, b
-    pooled = (p * n + q * m) / (n + m)
-    variance = pooled * (1 - pooled) * (1 / n + 1 / m)
-    return 0.0 if p == q else abs(p - q) / math.sqrt(variance)
+    (p, variance), (q, other) = _share(a), _share(b)
+    if p == q:
+        return 0.0
+    return abs(p - q) / math.sqrt(variance + other) if variance + other else math.inf
+
+
+def _share(hits: np.ndarray) -> tuple[float, float]:
+    """How many of (run, image, token, feature) are true, and the variance of that.
+
+    What shares its fate along one of the axes is one draw, not many: the variance is that of the means over an axis, of
+    whichever leaves the fewest.
+    """
+    means = [hits.mean(axis=axis) for axis in range(1, hits.ndim)]
+    return float(hits.mean()), max(float(mean.var() / mean.size) for mean in means)
