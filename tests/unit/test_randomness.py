@@ -1,0 +1,48 @@
+"""The statistics of dropout: shares of draws that share a fate are no surer than the draws there are."""
+
+import math
+
+import numpy as np
+import pytest
+
+from conformance.randomness import _alike, _apart
+
+SHAPE, KEEP, PAIRS = (4, 16, 7, 64), 0.9, 50  # runs, images, tokens, features
+SHARED = {"nothing": SHAPE, "images": (4, 1, 7, 64), "tokens": (4, 16, 1, 64), "features": (4, 16, 7, 1)}
+
+
+def masks(shape, keep=KEEP):
+    rng = np.random.default_rng(0)
+    return [np.broadcast_to(rng.random(shape) < keep, SHAPE) for _ in range(2 * PAIRS)]
+
+
+def distances(drawn, what=lambda mask: mask):
+    return [_apart(what(a), what(b)) for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+
+
+@pytest.mark.parametrize("shared", SHARED)
+def test_two_sides_alike_are_a_standard_deviation_apart(shared):
+    found = distances(masks(SHARED[shared]))
+    assert max(found) < 4
+    assert 0.7 < math.sqrt(np.mean(np.square(found))) < 1.3
+
+
+def test_taken_for_independent_they_would_be_called_different():
+    naive = [
+        abs(a.mean() - b.mean()) / math.sqrt(2 * KEEP * (1 - KEEP) / a.size)
+        for a, b in zip(*[iter(masks(SHARED["features"]))] * 2, strict=True)
+    ]
+    assert max(naive) > 6
+
+
+@pytest.mark.parametrize("axis", (1, 2, 3))
+def test_draws_shared_along_an_axis_are_told_from_independent_ones(axis):
+    shape = [*SHAPE]
+    shape[axis] = 1
+    assert _apart(_alike(masks(tuple(shape))[0], axis), _alike(masks(SHAPE)[1], axis)) > 6
+
+
+def test_another_rate_is_seen_and_no_drawing_at_all_is_not_nothing():
+    assert _apart(masks(SHAPE)[0], masks(SHAPE, 0.8)[1]) > 6
+    assert _apart(np.ones(SHAPE, bool), np.ones(SHAPE, bool)) == 0
+    assert _apart(np.ones(SHAPE, bool), np.zeros(SHAPE, bool)) == math.inf
