@@ -90,6 +90,7 @@ def growth():
     return moved(config.replace(num_layers=12)) / moved(config.replace(num_layers=6))
 
 
+@pytest.mark.skipif(jax.__version_info__ < (0, 12), reason="XLA of jax 0.10.2 drops the barrier before it fuses")
 def test_twice_the_layers_move_twice_the_bytes_and_would_not_were_the_sums_not_stored(monkeypatch):
     assert growth() < 2
     monkeypatch.setattr(model, "stored", lambda x: x)
