@@ -27,7 +27,7 @@ PLAN_32 = PLAN.replace(epochs=STEPS, warmup_epochs=2.0, momentum=1 - 2**-3, beta
 def compare_envelope(
     candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
 ) -> tuple[Diff, ...]:
-    """The loss of each step: its largest distance from float64 so far, against what reordering explains.
+    """The loss of each step: its largest relative distance from float64 so far, against what reordering explains.
 
     The logarithm of that distance is taken for normal over the reorderings; the limit is the upper end of Student's
     prediction interval for one run more, at `tolerances.ENVELOPE_FALSE_ALARMS` for all steps together.
@@ -38,18 +38,19 @@ def compare_envelope(
 
     def strays(side: TrainableSide, weights: Weights, order: np.ndarray) -> np.ndarray:
         losses, _ = side.train(weights, narrow[:, order], labels[:, order], PLAN_32)
-        return np.maximum.accumulate(np.abs(losses.astype(np.float64) - truth))
+        return np.maximum.accumulate(np.abs(losses.astype(np.float64) / truth - 1))
 
     rng = np.random.default_rng(0)
     same = np.arange(len(images))
     others = [(Reordering(config, rng).weights(weights), rng.permutation(same)) for _ in range(RERUNS)]
-    unit = tolerances.UNIT_ROUNDOFF["float32"] * np.abs(truth)  # nearer than that is luck
+    unit = tolerances.UNIT_ROUNDOFF["float32"]  # nearer than that is luck
     reruns = np.log([np.maximum(strays(reference, *other), unit) for other in others])
     ours = strays(candidate, weights, same)
     quantile = stats.t.isf(tolerances.ENVELOPE_FALSE_ALARMS / STEPS, RERUNS - 1)
     reach = quantile * reruns.std(axis=0, ddof=1) * math.sqrt(1 + 1 / RERUNS)
     centre = reruns.mean(axis=0)
-    limits = np.maximum(np.exp(centre + reach), tolerances.LOSS_ROUNDING * np.abs(truth))
+    floor = tolerances.loss_rounding(truth, config.num_classes, PLAN_32.label_smoothing)
+    limits = np.maximum(np.exp(centre + reach), floor)
     return tuple(
         Diff(f"step {t + 1:02}/loss", "free", float(ours[t]), math.exp(centre[t]), float(limits[t]))
         for t in range(STEPS)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformance.tolerances import FLOAT64
+from conformance.tolerances import FLOAT64, loss_rounding
 from vit_flax import loss
 
 CLASSES = 5
@@ -104,6 +104,22 @@ def test_logits_are_widened_before_anything_is_lost(dtype):
     value = loss.cross_entropy(narrow, targets)
     assert value.dtype == jnp.float32
     assert value == loss.cross_entropy(narrow.astype(jnp.float32), targets)
+
+
+@pytest.mark.parametrize("classes", (10, 1000))
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+def test_a_loss_in_float32_is_off_by_its_own_roundings_and_one_of_narrow_sums_by_more(classes, smoothing):
+    rng = np.random.default_rng(0)
+    logits = 3 * rng.standard_normal((100, 2, classes)).astype(np.float32)
+    targets = loss.targets(jnp.asarray(rng.integers(0, classes, (100, 2))), classes, smoothing)
+    truth = np.array([formula(*pair) for pair in zip(logits.astype(float), np.asarray(targets, float), strict=True)])
+
+    def strays(logits):
+        return np.abs(jax.vmap(loss.cross_entropy)(logits, targets) / truth - 1)
+
+    limits = loss_rounding(truth, classes, smoothing)
+    assert (strays(logits) <= limits).all()
+    assert (strays(logits + np.float32(2**13)) > limits).mean() > 0.5  # whose last bits the logits have lost
 
 
 def test_a_loss_in_bfloat16_would_differ():
