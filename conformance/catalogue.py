@@ -1,5 +1,7 @@
 """The catalogue of known faults: every way in which ports of a ViT have been seen, or must be expected, to differ."""
 
+import copyreg
+
 from conformance.catalogue_model import MODEL
 from conformance.catalogue_training import TRAINING
 from conformance.faults import Fault
@@ -13,3 +15,6 @@ def fault_named(name: str) -> Fault:
     by_name = {fault.name: fault for fault in FAULTS}
     one_of("fault", name, by_name)
     return by_name[name]
+
+
+copyreg.pickle(Fault, lambda fault: (fault_named, (fault.name,)))  # from process to process: by name

@@ -1,6 +1,7 @@
 """The pytest plugin: options, one ladder per session, `blocked` as an outcome, and the report at the end."""
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,11 @@ def ladder(pytestconfig: pytest.Config) -> "Ladder":
 @pytest.fixture(scope="session")
 def mutation(pytestconfig: pytest.Config) -> list["Kill"]:
     """What became of each planted fault so far."""
-    return pytestconfig.stash.setdefault(_MUTATION, [])
+    return _kills(pytestconfig)
+
+
+def _kills(config: pytest.Config) -> list["Kill"]:
+    return config.stash.setdefault(_MUTATION, [])
 
 
 @pytest.fixture
@@ -196,11 +201,26 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """A session that was all skips, because nothing could be verified, has not passed either."""
     ladder = session.config.stash.get(_LADDER, None)
-    if exitstatus == pytest.ExitCode.OK and ladder is not None and ladder.outcomes:
+    if ladder is None:
+        return
+    if (handed_in := getattr(session.config, "workeroutput", None)) is not None:
+        handed_in["conformance"] = pickle.dumps((ladder.outcomes, _kills(session.config)))
+    elif exitstatus == pytest.ExitCode.OK and ladder.outcomes:
         from conformance.record import verdict
 
         if verdict(ladder) != "pass":
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """What one of several processes found joins what the others found, for one report."""
+    if found := getattr(node, "workeroutput", {}).get("conformance"):
+        outcomes, kills = pickle.loads(found)
+        ladder = _ladder(node.config)
+        together = ladder.outcomes | outcomes
+        ladder.outcomes = {case: together[case] for case in ladder.cases if case in together}
+        _kills(node.config).extend(kills)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -210,8 +230,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     from conformance import record, report
     from conformance.mutation import score
 
-    kills = config.stash.setdefault(_MUTATION, [])
-    result = record.as_report(ladder, score(kills))
+    result = record.as_report(ladder, score(_kills(config)))
     terminalreporter.section("conformance")
     for line in report.summary(result):
         terminalreporter.write_line(line)

@@ -47,6 +47,20 @@ def test_sound_target_passes_and_leaves_a_report(tmp_path):
     assert (tmp_path / "report.html").is_file()
 
 
+def test_several_processes_leave_one_report(tmp_path):
+    command = [sys.executable, "-m", "pytest", *SUITE, "--reference", "twin:article-p4-untied", "--numprocesses", "2"]
+    command += ["-k", "weights or digits and float64", "--plant", "the other GELU", "--report", str(tmp_path)]
+
+    session = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    report = json.loads((tmp_path / "report.json").read_text())
+    rungs = [{rung["rung"]: rung for rung in case["rungs"]} for case in report["cases"]]
+    assert session.returncode == pytest.ExitCode.TESTS_FAILED, session.stdout
+    assert [case["subject"] for case in report["cases"]] == ["digits", "article-p4-untied"]
+    assert [case["weights"]["status"] for case in rungs] == ["pass", "pass"]
+    assert [cause["name"] for cause in rungs[0]["float64"]["diagnosis"]["causes"]] == ["the other GELU"]
+
+
 def test_planted_fault_fails_the_suite_names_the_block_and_blocks_higher_rungs(run_suite, tmp_path):
     session = run_suite("--plant", "the other GELU", "--report", str(tmp_path))
 
