@@ -1,6 +1,7 @@
 """Tolerances that other projects publish, put to the same catalogue: what each would have let through.
 
-The sources are named as the tolerances were read there. Weights are freshly initialised, as in such tests.
+The sources are named as the tolerances were read there: data of others, no limits of ours. Weights are freshly
+initialised, as in such tests.
 """
 
 import dataclasses

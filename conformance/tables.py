@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from conformance.report import caught, depth, worst
+from vit_flax.environment import measured_on
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "results"
@@ -78,19 +79,12 @@ def _conditions(run: dict[str, Any]) -> str:
     seeds = ", ".join(sorted({str(case["seed"]) for case in run["cases"]}))
     return (
         f"Limits: {limits['float64']:g} of a tap's scale in float64, ratio {limits['rounding_factor']:g} elsewhere. "
-        f"Images: {images['source']}. Seed of the weights: {seeds}. {_caught(run)}{_measured_on(run)}"
+        f"Images: {images['source']}. Seed of the weights: {seeds}. {_caught(run)}{measured_on(run)}"
     )
 
 
 def _caught(run: dict[str, Any]) -> str:
     return f"The suite: {caught(run['mutation'])}. " if run.get("mutation") else ""
-
-
-def _measured_on(run: dict[str, Any]) -> str:
-    environment = run["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    python = environment["python"]
-    return f"Device: {environment['device']}. Python {python}, {versions}. Recorded {run['created'][:10]}."
 
 
 def training_table(runs: list[dict[str, Any]]) -> str:
@@ -113,7 +107,7 @@ def training_table(runs: list[dict[str, Any]]) -> str:
             f"{run['images_per_second']:,.0f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    conditions = {f"Data: {run['settings']['source']}. {_measured_on(run)}" for run in runs}
+    conditions = {f"Data: {run['settings']['source']}. {measured_on(run)}" for run in runs}
     return "\n".join([*rows, "", *sorted(conditions)])
 
 

@@ -1,4 +1,4 @@
-"""What a figure was measured on: versions and device, for everything that is recorded."""
+"""What a figure was measured on: versions and device, for everything that is recorded, and in words under a table."""
 
 import importlib.metadata
 import os
@@ -20,3 +20,10 @@ def environment(*packages: str) -> dict[str, Any]:
         "device": f"{device.platform} ({kind})",
         "packages": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
     }
+
+
+def measured_on(record: dict[str, Any]) -> str:
+    """A sentence or two of a record that has an `environment` and was `created`."""
+    found = record["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
+    return f"Device: {found['device']}. Python {found['python']}, {versions}. Recorded {record['created'][:10]}."

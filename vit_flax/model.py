@@ -43,8 +43,9 @@ def within(scope: str, tap: Tap) -> Tap:
 
 
 def stored(x: jax.Array) -> jax.Array:
-    """The same values, computed once. Left to itself, XLA computes a residual sum, and its gradient, anew for each of
-    its readers, with all the sums that it is made of: training takes half as long again (docs/performance.md)."""
+    """The same values, computed once."""
+    # Left to itself, XLA computes a residual sum, and its gradient, anew for each of its readers, with all the sums
+    # that it is made of: training takes half as long again (docs/performance.md).
     return jax.lax.optimization_barrier(x)
 
 

@@ -4,7 +4,6 @@ Each is used as its users would: PyTorch trains with its fused Adam, and in bflo
 """
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from conformance.precision import DTYPES, on_gpu, to_torch, torch_device
 from conformance.torch_side import BUILDERS
+from tests.benchmark.clock import finish, timed
 from tests.benchmark.race import OURS
 from vit_flax import ViT, loss, train
 from vit_flax.config import ViTConfig, preset
@@ -87,13 +87,13 @@ def flax_contestant(heat: Heat, weights: Weights) -> Contestant:
         return np.asarray(forward(narrow, x))
 
     if heat.mode == "forward":
-        compiled, seconds = _timed(lambda: forward.lower(narrow, x).compile())
+        compiled, seconds = timed(lambda: forward.lower(narrow, x).compile())
         return Contestant(lambda: compiled(narrow, x).block_until_ready(), logits, seconds, *_costs(compiled))
     settings = recipe("article").replace(compute_dtype=heat.dtype, batch_size=heat.batch_size)
     fresh = jax.tree.map(jnp.copy, params)
     state = train.create_train_state(model, fresh, jax.random.key(0), settings, steps_per_epoch=1)
     batch = train.Batch(images, loss.targets(labels, heat.config.num_classes))
-    step, seconds = _timed(lambda: jax.jit(train.train_step, donate_argnums=0).lower(state, batch).compile())
+    step, seconds = timed(lambda: jax.jit(train.train_step, donate_argnums=0).lower(state, batch).compile())
 
     def run() -> None:
         nonlocal state
@@ -123,7 +123,7 @@ def torch_contestant(heat: Heat, weights: Weights, kind: str, architecture: str,
     def forward() -> None:
         with torch.inference_mode():
             called(images)
-        _finish(device)
+        finish()
 
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-4, fused=True)
 
@@ -133,7 +133,7 @@ def torch_contestant(heat: Heat, weights: Weights, kind: str, architecture: str,
             value = F.cross_entropy(called(images).float(), labels)
         value.backward()
         optimizer.step()
-        _finish(device)
+        finish()
 
     def first() -> None:
         model.train(training)
@@ -143,8 +143,8 @@ def torch_contestant(heat: Heat, weights: Weights, kind: str, architecture: str,
     start = logits()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    _, cold = _timed(first)
-    _, warm = _timed(run)
+    _, cold = timed(first)
+    _, warm = timed(run)
     if device == "cpu":
         run = _with_best_threads(run)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
@@ -162,18 +162,7 @@ def _with_best_threads(run: Callable[[], None]) -> Callable[[], None]:
         return pinned
 
     candidates = [on(threads) for threads in {1, os.cpu_count() or 1}]
-    return min(candidates, key=lambda pinned: min(_timed(pinned)[1] for _ in range(TRIALS)))
-
-
-def _finish(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _timed(make: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    made = make()
-    return made, time.perf_counter() - start
+    return min(candidates, key=lambda pinned: min(timed(pinned)[1] for _ in range(TRIALS)))
 
 
 def _costs(compiled: Any) -> tuple[int, float]:

@@ -1,7 +1,6 @@
 """What this device can do at best, measured: the peak of its matrix products, and of copying memory."""
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import torch
 
 from conformance.precision import on_gpu
+from tests.benchmark.clock import finish, timed
 
 ROUNDS = 8
 
@@ -22,7 +22,7 @@ def matmul_peak(dtype: str) -> float:
     product = jax.jit(lambda x: x @ x)
     found = [_best(lambda: product(x).block_until_ready())]
     t = torch.ones(n, n, dtype=getattr(torch, dtype), device="cuda" if on_gpu() else "cpu")
-    found.append(_best(lambda: _finished(t @ t)))
+    found.append(_best(lambda: (t @ t, finish())))
     return 2 * n**3 / min(found)
 
 
@@ -36,15 +36,4 @@ def copy_peak() -> float:
 
 def _best(run: Callable[[], Any]) -> float:
     run()
-
-    def once() -> float:
-        start = time.perf_counter()
-        run()
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(ROUNDS))
-
-
-def _finished(tensor: torch.Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
+    return min(timed(run)[1] for _ in range(ROUNDS))

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 
 from tests.benchmark.race import OURS
 from tests.benchmark.records import RESULTS, best, combined, races, ratios, records
+from vit_flax.environment import measured_on
 
 DOCS = RESULTS.parent / "docs"
 PAGE = DOCS / "performance.md"
@@ -75,13 +76,11 @@ def _short(speed: float) -> str:
 
 
 def _conditions(record: dict[str, Any]) -> str:
-    environment, peaks = record["environment"], record["peaks"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
+    peaks = record["peaks"]
     products = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in peaks["matmul"].items())
     return (
         "Times as fast: the median of the rounds' own ratios. MFU is of the measured peak of a matrix product: "
-        f"{products}; copying runs at {peaks['copy'] / 1e9:,.0f} GB/s. Random images. Device: {environment['device']}. "
-        f"Python {environment['python']}, {versions}. Recorded {record['created'][:10]}."
+        f"{products}; copying runs at {peaks['copy'] / 1e9:,.0f} GB/s. Random images. {measured_on(record)}"
     )
 
 
@@ -121,12 +120,8 @@ def log(record: dict[str, Any]) -> str:
         f"{e['expected'][1:]}. Found: {e['found']}"
         for e in record["experiments"]
     ]
-    environment = record["environment"]
-    versions = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
-    measured = (
-        f"Medians, paired where a ratio is given. Device: {environment['device']}. Python {environment['python']}"
-    )
-    return "\n\n".join([*parts, record["remaining"], f"{measured}, {versions}. Recorded {record['created'][:10]}."])
+    measured = f"Medians, paired where a ratio is given. {measured_on(record)}"
+    return "\n\n".join([*parts, record["remaining"], measured])
 
 
 def picture(of_device: list[dict[str, Any]], path: Path) -> None:

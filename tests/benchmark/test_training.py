@@ -77,7 +77,6 @@ def test_the_pipeline_is_not_the_bottleneck(benchmark, dataset):
     for run in contestants.values():
         run()
     times = race(contestants, SECONDS, rounds=(5, 15))
-    benchmark.group = "training"
     benchmark.extra_info["pipeline_over_constant_batch"] = ratio(times, "constant batch", ours="pipeline")
     benchmark.pedantic(contestants["pipeline"], rounds=ROUNDS)
     record(benchmark, "training")
