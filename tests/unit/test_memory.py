@@ -1,8 +1,10 @@
-"""Freed memory is kept: the second time, no page is mapped anew."""
+"""Freed memory is kept, on large pages: few are mapped the first time, and none the second."""
 
 import platform
+import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,28 +12,49 @@ from vit_flax import memory
 
 PROGRAM = """
 import resource, sys
-import numpy as np
 from vit_flax.memory import keep_memory
-if sys.argv[1] == "keep":
-    assert keep_memory()
+kept = sys.argv[1] == "keep" and keep_memory()
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(2**27, np.uint8)
+    bytearray(b'1') * 2**27
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+print(kept, faults(), faults())
 """
+PAGES = 2**27 / resource.getpagesize()
+LARGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+
+on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has these switches")
 
 
-def second_time(mode):
+def faults(mode, **process):
+    """Whether memory is kept, and how many pages were mapped for 128 MiB the first time and the second."""
     command = [sys.executable, "-c", PROGRAM, mode]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    said = subprocess.run(command, capture_output=True, text=True, check=True, **process).stdout.split()
+    return said[0] == "True", int(said[1]), int(said[2])
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc alone has these switches")
+@on_glibc
 def test_memory_is_kept_and_would_not_be_otherwise():
-    assert second_time("keep") < 2**27 / 4096 / 10
-    assert second_time("default") > 10 * second_time("keep")
+    assert faults("keep")[2] < PAGES / 10
+    assert faults("default")[2] > PAGES / 2
+
+
+@on_glibc
+@pytest.mark.skipif(
+    not LARGE_PAGES.exists() or "[never]" in LARGE_PAGES.read_text(), reason="the kernel has no large pages for us"
+)
+def test_pages_are_large():
+    assert faults("keep")[1] < PAGES / 10
+    assert faults("default")[1] > PAGES / 2
+
+
+@on_glibc
+def test_a_process_that_may_not_have_so_much_goes_on_without():
+    least = 2**30
+    limits = (resource.RLIMIT_DATA, (least, least))
+    kept, _, again = faults("keep", preexec_fn=lambda: resource.setrlimit(*limits))
+    assert not kept
+    assert again < PAGES / 10
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
