@@ -45,23 +45,33 @@ def diagnose(ground: Ground, rung: Rung, first: Sequence[Fault] = ()) -> Diagnos
     """
     hypotheses = [f for f in FAULTS if f.rung == rung.name and f.applies(ground.config)]
     ground = _replayable(ground)
-    before = _worst(rung.climb(ground))
+    found = rung.climb(ground)
+    before = _worst(found)
     for fault in first:
         if fault in hypotheses and (diffs := _under(ground, rung, fault)) and _holds(diffs):
             return Diagnosis((fault,), before, _worst(diffs))
-    singles: dict[tuple[Fault, ...], tuple[Diff, ...]] = {(fault,): _under(ground, rung, fault) for fault in hypotheses}
+    singles = {fault: diffs for fault in hypotheses if (diffs := _under(ground, rung, fault))}
     if explained := _best(singles):
-        return Diagnosis(explained, before, _worst(singles[explained]))
-    # A pair of which one half already helps is likelier than one of which neither does.
-    ranked = sorted(hypotheses, key=lambda fault: _left(singles[(fault,)]))
-    pairs = sorted(itertools.combinations(range(len(ranked)), 2), key=sum)
+        return Diagnosis((explained,), before, _worst(singles[explained]))
     deadline = time.monotonic() + PATIENCE
-    for causes in ((ranked[i], ranked[j]) for i, j in pairs):
+    for causes in _pairs(found, singles):
         if time.monotonic() > deadline:
             break
         if _holds(diffs := _under(ground, rung, *causes)):
             return Diagnosis(causes, before, _worst(diffs))
     return Diagnosis((), before, None)
+
+
+def _pairs(found: Sequence[Diff], singles: dict[Fault, tuple[Diff, ...]]) -> list[tuple[Fault, Fault]]:
+    """The pairs that may explain what was found, the likeliest first: those of which one half already helps.
+
+    What one half breaks of what was whole, the other must break too: else it stays broken under both.
+    """
+    whole = {diff.tap for diff in found if diff.mode == "alone"} - _failing(found)
+    broken = {fault: _failing(diffs) & whole for fault, diffs in singles.items()}
+    ranked = sorted(singles, key=lambda fault: len(_failing(singles[fault])))
+    places = sorted(itertools.combinations(range(len(ranked)), 2), key=sum)
+    return [(ranked[i], ranked[j]) for i, j in places if broken[ranked[i]] == broken[ranked[j]]]
 
 
 def diagnose_all(ground: Ground, rungs: Iterable[Rung] = RUNGS) -> dict[str, Diagnosis]:
@@ -155,14 +165,14 @@ def _worst(diffs: Sequence[Diff]) -> float:
     return max(diff.severity for diff in diffs)
 
 
-def _left(diffs: Sequence[Diff]) -> float:
-    """How many comparisons still fail: of blocks alone, since the others only follow."""
-    return sum(not diff.passes and diff.mode == "alone" for diff in diffs) if diffs else math.inf
+def _failing(diffs: Sequence[Diff]) -> set[str]:
+    """The blocks that fail alone: the others only follow."""
+    return {diff.tap for diff in diffs if diff.mode == "alone" and not diff.passes}
 
 
-def _best(replays: dict[tuple[Fault, ...], tuple[Diff, ...]]) -> tuple[Fault, ...] | None:
+def _best(replays: dict[Fault, tuple[Diff, ...]]) -> Fault | None:
     """Among the faults that explain a rung, the one under which both sides are most nearly alike."""
-    explaining = {causes: _misfit(diffs) for causes, diffs in replays.items() if _holds(diffs)}
+    explaining = {fault: _misfit(diffs) for fault, diffs in replays.items() if _holds(diffs)}
     return min(explaining, key=explaining.__getitem__) if explaining else None
 
 

@@ -68,11 +68,15 @@ GIVEN = {
 
 def let_through(ground: Ground) -> list[dict[str, Any]]:
     """For each published gate: how many of the faults of its kind it was given, and those it passed as equal."""
+    outputs = {
+        what: {f.name: _outputs(ground, f, what) for f in FAULTS if f.rung == rung and _in_reach(f)}
+        for what, rung in GIVEN.items()
+    }
     rows = []
     for published in PUBLISHED:
-        faults = [f for f in FAULTS if f.rung == GIVEN[published.compares] and _in_reach(f)]
-        passed = [f.name for f in faults if published.equal(*_outputs(ground, f, published.compares))]
-        rows.append({"gate": published.gate, "source": published.source, "faults": len(faults), "let_through": passed})
+        given = outputs[published.compares]
+        passed = [name for name, sides in given.items() if published.equal(*sides)]
+        rows.append({"gate": published.gate, "source": published.source, "faults": len(given), "let_through": passed})
     return rows
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from conformance.catalogue import fault_named
-from conformance.diagnose import Remembered, diagnose
+from conformance.compare import Diff
+from conformance.diagnose import Remembered, _pairs, diagnose
 from conformance.faults import planted
 from conformance.flax_side import FlaxSide
 from conformance.mutation import pair_named, sound
@@ -48,6 +49,19 @@ def test_faults_of_two_rungs_are_named_on_the_way_up(ground):
     both = fault_named("the other GELU"), fault_named("class token frozen")
 
     assert pair_named(*both, ground) == {fault.name for fault in both}
+
+
+def test_a_pair_is_tried_unless_one_half_breaks_what_the_other_does_not():
+    def diffs(*failing):
+        return tuple(Diff(tap, "alone", float(tap in failing), None, 0.0) for tap in ("mlp", "norm", "logits"))
+
+    gelu, eps, bias = (fault_named(name) for name in ("the other GELU", "LayerNorm eps 1e-5", "head bias dropped"))
+
+    def tried(*of_bias):
+        return _pairs(diffs("mlp", "norm"), {gelu: diffs("norm"), eps: diffs("mlp", "norm"), bias: diffs(*of_bias)})
+
+    assert tried("mlp") == [(gelu, bias), (gelu, eps), (bias, eps)]
+    assert tried("mlp", "logits") == [(gelu, eps)]
 
 
 def test_no_known_cause_is_an_honest_answer(ground):
