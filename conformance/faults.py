@@ -89,7 +89,7 @@ def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], boo
     @still
     def around(method: Around, config: ViTConfig, weights: Weights, images: Any, given: Taps | None = None) -> Taps:
         known: Taps = dict(given or {})
-        taps = method(weights, images, given=given)
+        taps = dict(method(weights, images, given=given))  # an answer may be remembered: not to be changed
         for tap in (tap for tap in data_order(config) if tap in taps and touches(tap)):
             taps[tap] = change(tap, taps[tap], taps | known)
             if given is None:  # what follows goes on with the changed value

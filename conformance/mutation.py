@@ -9,7 +9,7 @@ import numpy as np
 
 from conformance.catalogue import FAULTS
 from conformance.compare import causes_first
-from conformance.diagnose import diagnose, diagnose_all
+from conformance.diagnose import Remembered, diagnose, diagnose_all
 from conformance.faults import Fault, planted
 from conformance.flax_side import FlaxSide
 from conformance.images import load_batch
@@ -48,9 +48,10 @@ def expected_place(fault: Fault) -> str:
 
 
 def sound(config: ViTConfig = CONFIG, data: str | None = None) -> Ground:
-    """vit_flax against the twin, as they are."""
+    """vit_flax against the twin, as they are. The twin remembers: every fault's replays ask it the same."""
     images = load_batch(data, IMAGES, config.image_size, config.channels).images
-    return Ground(FlaxSide, lambda c: twin("", c, "cpu"), config, random_weights(config, seed=0), images)
+    remembering = functools.cache(lambda c: Remembered(twin("", c, "cpu")))
+    return Ground(FlaxSide, remembering, config, random_weights(config, seed=0), images)
 
 
 def kill(fault: Fault, ground: Ground) -> Kill:
