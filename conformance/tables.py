@@ -89,11 +89,14 @@ def _caught(run: dict[str, Any]) -> str:
 
 def training_table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row for each configuration that was trained, and under it what on."""
+    runs = sorted(runs, key=lambda run: run["settings"]["preset"])
     rows = [
         "| model | parameters | recipe | epochs | seeds | test accuracy | minutes a run | images/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for run in sorted(runs, key=lambda run: run["settings"]["preset"]):
+    alike: dict[str, list[str]] = {}  # the models that were trained on the same, the same day
+    for run in runs:
+        alike.setdefault(f"{run['settings']['source']}. {measured_on(run)}", []).append(run["settings"]["preset"])
         settings, seeds = run["settings"], [result["seed"] for result in run["runs"]]
         spread = "" if run["sd"] is None else f" ± {run['sd']:.4f}"
         cells = [
@@ -107,8 +110,8 @@ def training_table(runs: list[dict[str, Any]]) -> str:
             f"{run['images_per_second']:,.0f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    conditions = {f"Data: {run['settings']['source']}. {measured_on(run)}" for run in runs}
-    return "\n".join([*rows, "", *sorted(conditions)])
+    conditions = [f"Data of {', '.join(models)}: {measured}" for measured, models in alike.items()]
+    return "\n".join([*rows, "", "\n\n".join(conditions)])
 
 
 def readme(text: str) -> str:

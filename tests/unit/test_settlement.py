@@ -87,4 +87,11 @@ def test_the_table_has_a_row_for_each_record(record):
     row = next(line for line in table.splitlines() if line.startswith("| digits"))
     assert f"{record['mean']:.4f} ± {record['sd']:.4f}" in row
     assert "| 1 of 60 | 0, 7 |" in row
-    assert "Data: toy. Device: cpu" in table
+    assert "Data of digits: toy. Device: cpu" in table
+
+
+def test_models_trained_alike_share_a_line_of_conditions(record):
+    other = record | {"settings": record["settings"] | {"preset": "other"}}
+    later = record | {"settings": record["settings"] | {"preset": "late"}, "created": "2100-01-01T00:00"}
+    lines = [line[:20] for line in tables.training_table([other, later, record]).splitlines() if "Device" in line]
+    assert lines == ["Data of digits, othe", "Data of late: toy. D"]
