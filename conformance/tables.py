@@ -47,10 +47,11 @@ def newest() -> dict[str, Any]:
 
 
 def training_runs() -> list[dict[str, Any]]:
-    """The newest record of each preset, recipe and device."""
-    newest: dict[str, dict[str, Any]] = {}
+    """The newest record of each preset, recipe, device and number of epochs."""
+    newest: dict[tuple[str, int], dict[str, Any]] = {}
     for file in sorted(RESULTS.glob("*-training-*.json")):
-        newest[file.stem.partition("-training-")[2]] = json.loads(file.read_text())
+        run = json.loads(file.read_text())
+        newest[file.stem.partition("-training-")[2], run["epochs"]] = run
     return list(newest.values())
 
 
@@ -89,15 +90,16 @@ def _caught(run: dict[str, Any]) -> str:
 
 def training_table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row for each configuration that was trained, and under it what on."""
-    runs = sorted(runs, key=lambda run: run["settings"]["preset"])
+    runs = sorted(runs, key=lambda run: (run["settings"]["preset"], run["epochs"]))
     rows = [
         "| model | parameters | recipe | epochs | seeds | test accuracy | minutes a run | images/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    alike: dict[str, list[str]] = {}  # the models that were trained on the same, the same day
+    alike: dict[str, list[str]] = {}  # what was trained on the same data and device, the same day
     for run in runs:
-        alike.setdefault(f"{run['settings']['source']}. {measured_on(run)}", []).append(run["settings"]["preset"])
         settings, seeds = run["settings"], [result["seed"] for result in run["runs"]]
+        trained = alike.setdefault(f"{settings['source']}. {measured_on(run)}", [])
+        trained.append(f"{settings['preset']} ({run['epochs']})")
         spread = "" if run["sd"] is None else f" ± {run['sd']:.4f}"
         cells = [
             settings["preset"],
@@ -110,7 +112,7 @@ def training_table(runs: list[dict[str, Any]]) -> str:
             f"{run['images_per_second']:,.0f}",
         ]
         rows.append(f"| {' | '.join(cells)} |")
-    conditions = [f"Data of {', '.join(models)}: {measured}" for measured, models in alike.items()]
+    conditions = [f"{', '.join(trained)}: {measured}" for measured, trained in alike.items()]
     return "\n".join([*rows, "", "\n\n".join(conditions)])
 
 

@@ -87,11 +87,20 @@ def test_the_table_has_a_row_for_each_record(record):
     row = next(line for line in table.splitlines() if line.startswith("| digits"))
     assert f"{record['mean']:.4f} ± {record['sd']:.4f}" in row
     assert "| 1 of 60 | 0, 7 |" in row
-    assert "Data of digits: toy. Device: cpu" in table
+    assert "digits (1): toy. Device: cpu" in table
 
 
 def test_models_trained_alike_share_a_line_of_conditions(record):
     other = record | {"settings": record["settings"] | {"preset": "other"}}
     later = record | {"settings": record["settings"] | {"preset": "late"}, "created": "2100-01-01T00:00"}
-    lines = [line[:20] for line in tables.training_table([other, later, record]).splitlines() if "Device" in line]
-    assert lines == ["Data of digits, othe", "Data of late: toy. D"]
+    lines = tables.training_table([other, later, record]).splitlines()
+    shared = [line.partition(":")[0] for line in lines if "Device" in line]
+    assert shared == ["digits (1), other (1)", "late (1)"]
+
+
+def test_a_longer_run_does_not_hide_a_shorter_one(record, tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    for day, epochs, mean in ((1, 1, 0.1), (2, 1, 0.2), (3, 5, 0.5)):
+        path = tmp_path / f"2026-01-0{day}T0000-training-digits-digits-cpu.json"
+        path.write_text(json.dumps(record | {"epochs": epochs, "mean": mean}))
+    assert [(run["epochs"], run["mean"]) for run in tables.training_runs()] == [(1, 0.2), (5, 0.5)]
