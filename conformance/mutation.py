@@ -48,10 +48,16 @@ def expected_place(fault: Fault) -> str:
 
 
 def sound(config: ViTConfig = CONFIG, data: str | None = None) -> Ground:
-    """vit_flax against the twin, as they are. The twin remembers: every fault's replays ask it the same."""
+    """vit_flax against the twin, as they are."""
     images = load_batch(data, IMAGES, config.image_size, config.channels).images
-    remembering = functools.cache(lambda c: Remembered(twin("", c, "cpu")))
-    return Ground(FlaxSide, remembering, config, random_weights(config, seed=0), images)
+    return Ground(FlaxSide, lambda c: twin("", c, "cpu"), config, random_weights(config, seed=0), images)
+
+
+def remembering(ground: Ground) -> Ground:
+    """The same, with a reference that remembers what it answered: every fault's replays ask it the same."""
+    return dataclasses.replace(
+        ground, reference_target=functools.cache(lambda config: Remembered(ground.reference_target(config)))
+    )
 
 
 def kill(fault: Fault, ground: Ground) -> Kill:

@@ -13,7 +13,7 @@ from conformance.compare import causes_first
 from conformance.faults import planted
 from conformance.flax_side import FlaxSide
 from conformance.ladder import Outcome
-from conformance.mutation import CONFIG, expected_place, kill, sound
+from conformance.mutation import CONFIG, expected_place, kill, remembering, sound
 from conformance.rungs import BY_NAME, NAMES
 from vit_flax.config import preset
 from vit_flax.model import MultiHeadSelfAttention
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.suite
 
 @pytest.fixture(scope="module")
 def ground(pytestconfig):
-    return sound(data=pytestconfig.option.data)
+    return remembering(sound(data=pytestconfig.option.data))
 
 
 @pytest.mark.parametrize("name", NAMES)

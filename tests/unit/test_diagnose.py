@@ -10,7 +10,7 @@ from conformance.compare import Diff
 from conformance.diagnose import Remembered, _pairs, diagnose
 from conformance.faults import planted
 from conformance.flax_side import FlaxSide
-from conformance.mutation import pair_named, sound
+from conformance.mutation import kill, pair_named, remembering, sound
 from conformance.rungs import BY_NAME
 from conformance.sides import Masks
 
@@ -90,3 +90,12 @@ def test_a_remembered_answer_is_given_to_the_same_question_only(ground):
     masks = Masks(0)
     side.taps(ground.weights, ground.images, draw=masks)
     assert side.taps(ground.weights, ground.images, draw=masks) is not first
+
+
+def test_a_fault_is_killed_alike_where_the_reference_remembers(ground):
+    gelu, known = fault_named("the other GELU"), remembering(ground)
+    first, again, plain = (kill(gelu, on) for on in (known, known, ground))
+    assert known.reference_target(ground.config) is known.reference_target(ground.config)
+    assert {(k.caught_by, k.place, k.severity, k.named) for k in (first, again, plain)} == {
+        ("float64", "encoder/00/mlp", plain.severity, (gelu.name,))
+    }
