@@ -7,7 +7,6 @@ those runs says how far a sound run may stray.
 import math
 
 import numpy as np
-from scipy import stats
 
 from conformance import tolerances
 from conformance.compare import Diff
@@ -46,8 +45,8 @@ def compare_envelope(
     unit = tolerances.UNIT_ROUNDOFF["float32"]  # nearer than that is luck
     reruns = np.log([np.maximum(strays(reference, *other), unit) for other in others])
     ours = strays(candidate, weights, same)
-    quantile = stats.t.isf(tolerances.ENVELOPE_FALSE_ALARMS / STEPS, RERUNS - 1)
-    reach = quantile * reruns.std(axis=0, ddof=1) * math.sqrt(1 + 1 / RERUNS)
+    level = tolerances.ENVELOPE_FALSE_ALARMS / STEPS
+    reach = tolerances.prediction_reach(reruns.std(axis=0, ddof=1), RERUNS, 1, level)
     centre = reruns.mean(axis=0)
     floor = tolerances.loss_rounding(truth, config.num_classes, PLAN_32.label_smoothing)
     limits = np.maximum(np.exp(centre + reach), floor)

@@ -1,8 +1,10 @@
 """Every limit of the suite, with where it comes from. No other file holds one; a test looks for strays."""
 
 import math
+from typing import Any
 
 import numpy as np
+from scipy import stats
 
 # Same maths? The largest difference in float64, relative to the tap's largest value. Two sound implementations
 # differ by rounding alone (measured: up to 6.5e-15), and a wrong one by at least the weakest planted fault
@@ -21,6 +23,8 @@ UNIT_ROUNDOFF = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 FALSE_ALARMS = 1e-6
 # The same for the envelope of float32 training, whose tail is extrapolated from a dozen runs: it says so less boldly.
 ENVELOPE_FALSE_ALARMS = 1e-4
+# The same for the accuracy of an epoch on a CPU, known from nine runs: fewer say it less boldly still.
+ACCURACY_FALSE_ALARMS = 1e-3
 
 # A gate whose weakest fault exceeds its limit by less than this is called blind to it: another batch may hide it.
 BLIND = 3.0
@@ -57,3 +61,11 @@ def loss_rounding(losses: np.ndarray, classes: int, smoothing: float) -> np.ndar
     """
     sums = ROUNDING_FACTOR * summation_error(classes)
     return 5 * UNIT_ROUNDOFF["float32"] + sums * (1 / np.abs(losses) + smoothing)
+
+
+def prediction_reach(spread: Any, known: int, more: int, false_alarms: float) -> Any:
+    """How far to one side the mean of some runs more strays from that of those known: Student's prediction interval.
+
+    `spread` is the standard deviation of the known runs, a number or an array.
+    """
+    return stats.t.isf(false_alarms, known - 1) * spread * math.sqrt(1 / more + 1 / known)

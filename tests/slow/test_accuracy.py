@@ -4,26 +4,23 @@ Appends its record to `results/`.
 """
 
 import json
-import math
 
 import pytest
-from scipy import stats
 
+from conformance import tolerances
 from conformance.tables import RESULTS
 from vit_flax.data import read_data
 from vit_flax.settings import write_json
 from vit_flax.settlement import ARTICLE_ACCURACY, record_name, train_seeds
 
 SEEDS = (0, 1, 2)
-FALSE_ALARMS = 1e-3  # how often a sound model falls short of what was measured without a GPU
 ONE_EPOCH = json.loads((RESULTS / "2026-11-23T0536-training-article-article-cpu.json").read_text())
 
 
 def least(record, seeds):
-    """What the mean of some seeds reaches, given the record of others: Student's prediction interval, its lower end."""
-    known = len(record["runs"])
-    quantile = stats.t.isf(FALSE_ALARMS, known - 1)
-    return record["mean"] - quantile * record["sd"] * math.sqrt(1 / known + 1 / seeds)
+    """What the mean of some seeds reaches, given the record of others."""
+    known, level = len(record["runs"]), tolerances.ACCURACY_FALSE_ALARMS
+    return record["mean"] - tolerances.prediction_reach(record["sd"], known, seeds, level)
 
 
 # Preset, last epoch, and the mean test accuracy over the seeds that is asked of it. On a GPU: the notebook's later
