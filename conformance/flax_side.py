@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from conformance.precision import products
 from conformance.sides import Draw, Gradients, Recorder, Taps
 from vit_flax import dropout, loss, train
 from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
 from vit_flax.config import ViTConfig
+from vit_flax.devices import divided, mesh_for
 from vit_flax.model import Tap, ViT
 from vit_flax.optimizer import clipping, rule, schedule
 from vit_flax.recipe import Recipe
@@ -41,7 +43,8 @@ class FlaxSide:
     def taps(self, weights: Weights, images: np.ndarray, given: Taps | None = None, draw: Draw | None = None) -> Taps:
         with computing(images.dtype), drawing(draw):
             run = _taps if draw is None else _traced_anew(_forward, 2)
-            return jax.tree.map(np.asarray, run(self.config, draw is not None, self._params(weights), images, given))
+            arguments = self._params(weights), self._divided(images), given
+            return jax.tree.map(np.asarray, run(self.config, draw is not None, *arguments))
 
     def gradients(
         self, weights: Weights, images: np.ndarray, upstream: Taps, given: Taps | None = None, draw: Draw | None = None
@@ -52,7 +55,7 @@ class FlaxSide:
             zeros = jax.tree.map(lambda tap: np.zeros(tap.shape, tap.dtype), shapes)
             run = _gradients if draw is None else _traced_anew(_backward, 2)
             values, upstream, alone = given or zeros, zeros | upstream, np.bool_(given is not None)
-            inputs, d_params = run(self.config, training, params, images, values, upstream, alone)
+            inputs, d_params = run(self.config, training, params, self._divided(images), values, upstream, alone)
             return Gradients(jax.tree.map(np.asarray, inputs), from_params(d_params))
 
     def _shapes(self, params: Any, images: np.ndarray, training: bool) -> Any:
@@ -104,10 +107,11 @@ class FlaxSide:
         model = ViT(recipe.regularised(self.config))
         losses, after = [], []
         with computing(images.dtype):
-            state = train.create_train_state(model, self._params(weights), jax.random.key(0), recipe, steps_per_epoch=1)
+            fresh = self._params(weights), jax.random.key(0)
+            state = train.create_train_state(model, *fresh, recipe, 1, self._mesh(images.shape[1]))
             for batch, names in zip(images, labels, strict=True):
                 targets = loss.targets(names, model.config.num_classes, recipe.label_smoothing).astype(images.dtype)
-                state, metrics = _train_step(state, train.Batch(jnp.asarray(batch), targets))
+                state, metrics = _train_step(state, divided(train.Batch(batch, targets), state.mesh))
                 losses.append(np.asarray(metrics.loss))
                 after.append(from_params(state.params))
         return np.array(losses), after
@@ -125,6 +129,19 @@ class FlaxSide:
 
     def _params(self, weights: Weights) -> Any:
         return jax.tree.map(jnp.asarray, to_params(weights, self.config))
+
+    def _mesh(self, batch_size: int) -> Mesh:
+        return mesh_for(1)
+
+    def _divided(self, images: np.ndarray) -> jax.Array:
+        return divided(images, self._mesh(len(images)))
+
+
+class DividedSide(FlaxSide):
+    """`vit_flax`, each batch divided among all devices."""
+
+    def _mesh(self, batch_size: int) -> Mesh:
+        return mesh_for(batch_size)
 
 
 def _traced_anew(function: Callable[..., Any], static: int) -> Callable[..., Any]:

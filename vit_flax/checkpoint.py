@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vit_flax.devices import everywhere
 from vit_flax.settings import write_json
 from vit_flax.train import History, TrainState
 
@@ -69,7 +70,7 @@ class Checkpoints:
                 raise ValueError("files are not as they were written, by their sha256")
             wanted = _packed(_arrays(state))  # arrays, not shapes alone: they say the device as well
             kept = _unpacked(self.orbax.restore(path / "state", wanted), _arrays(state))
-            return state.replace(**kept), json.loads((path / "history.json").read_text())
+            return everywhere(state.replace(**kept), state.mesh), json.loads((path / "history.json").read_text())
         except Exception as error:  # whatever Orbax and TensorStore stumble over
             reason = str(error).partition("\n")[0]
             message = f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})"

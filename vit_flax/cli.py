@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vit_flax.config import PRESETS
 from vit_flax.data import Data, read_data
+from vit_flax.devices import split_cpu
 from vit_flax.memory import keep_memory
 from vit_flax.predict import likeliest, probabilities, read_images
 from vit_flax.progress import progress_bar
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after one sentence on stderr about what cannot be done."""
     options = _parser().parse_args(arguments)
     keep_memory()
+    split_cpu()
     try:
         options.command(options)
     except (ValueError, OSError) as error:

@@ -20,6 +20,7 @@ from tensorboard.summary import Writer
 from vit_flax.checkpoint import Checkpoints, Which, latest
 from vit_flax.curve import draw
 from vit_flax.data import Data
+from vit_flax.devices import mesh_for
 from vit_flax.environment import environment
 from vit_flax.settings import Settings, differences, from_json, to_json, write_json
 from vit_flax.train import (
@@ -79,7 +80,7 @@ class Run:
         """The state before the first step."""
         s = self.settings
         model, params, rng = initialize_model(s.config, s.seed)
-        return create_train_state(model, params, rng, s.recipe, s.steps_per_epoch)
+        return create_train_state(model, params, rng, s.recipe, s.steps_per_epoch, mesh_for(s.recipe.batch_size))
 
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "checkpoints")

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 
 from vit_flax.data import Data, read_data
+from vit_flax.devices import split_cpu
 from vit_flax.environment import environment
 from vit_flax.memory import keep_memory
 from vit_flax.progress import progress_bar
@@ -98,6 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--record", type=Path, default=Path("results"), metavar="DIR", help="folder of the records")
     options = parser.parse_args(arguments)
     keep_memory()
+    split_cpu()
     data = read_data(options.data)
     options.record.mkdir(parents=True, exist_ok=True)
     for preset in options.presets:

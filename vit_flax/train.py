@@ -1,7 +1,7 @@
 """Training, as the article has it: state, loss, step, epoch, model; on data that stay on the device.
 
-What a step draws depends on the seed and the step's number alone, and an epoch's order on the seed and the epoch's:
-so a run can stop after any epoch and go on bit for bit.
+What a step draws depends on the seed, the step's number and how many devices there are, and an epoch's order on the
+seed and the epoch's number: so a run can stop after any epoch and go on bit for bit.
 
     B batch   n images of a dataset
 """
@@ -17,12 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from flax.training import train_state
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from vit_flax import loss
 from vit_flax.augment import augment, normalise
 from vit_flax.config import ViTConfig
 from vit_flax.data import Data, Dataset
+from vit_flax.devices import divided, everywhere, mean_over_parts, mesh_for
 from vit_flax.erase import erase
 from vit_flax.mix import mix
 from vit_flax.model import ViT
@@ -63,6 +65,7 @@ class TrainState(train_state.TrainState):
     average: Params | None  # running average of the parameters, where the recipe keeps one
     config: ViTConfig = struct.field(pytree_node=False)
     recipe: Recipe = struct.field(pytree_node=False)
+    mesh: Mesh = struct.field(pytree_node=False)  # the devices that each batch is divided among
 
     @property
     def eval_params(self) -> Params:
@@ -91,8 +94,14 @@ def _fresh_params(config: ViTConfig, rng: jax.Array) -> Params:
     return _model(config).init(rng, images)["params"]
 
 
-def create_train_state(model: ViT, params: Params, rng: jax.Array, recipe: Recipe, steps_per_epoch: int) -> TrainState:
-    """The state before the first step. Training consumes its arrays, `params` among them."""
+def create_train_state(
+    model: ViT, params: Params, rng: jax.Array, recipe: Recipe, steps_per_epoch: int, mesh: Mesh | None = None
+) -> TrainState:
+    """The state before the first step, on one device or on those of `mesh`.
+
+    Training consumes its arrays, `params` among them.
+    """
+    mesh = mesh or mesh_for(1)
     state = TrainState.create(
         apply_fn=model.apply,
         params=params,
@@ -101,9 +110,10 @@ def create_train_state(model: ViT, params: Params, rng: jax.Array, recipe: Recip
         average=None if recipe.ema_decay is None else jax.tree.map(jnp.copy, params),
         config=model.config,
         recipe=recipe,
+        mesh=mesh,
     )
     # Flax counts from a Python 0, which jit compiles for once more than for the step that a checkpoint brings back.
-    return state.replace(step=jnp.zeros((), jnp.int32))
+    return everywhere(state.replace(step=jnp.zeros((), jnp.int32)), mesh)
 
 
 def calculate_loss(params: Params, state: TrainState, rng: jax.Array, batch: Batch) -> tuple[Array, Array]:
@@ -116,8 +126,11 @@ def calculate_loss(params: Params, state: TrainState, rng: jax.Array, batch: Bat
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update of the parameters, and of their average where the recipe keeps one."""
     rng = jax.random.fold_in(state.stream("dropout"), state.step)
-    gradient = jax.value_and_grad(calculate_loss, has_aux=True)
-    (value, accuracy), grads = gradient(state.params, state, rng, batch)
+
+    def gradient(params: Params, rng: jax.Array, batch: Batch) -> tuple[tuple[Array, Array], Params]:
+        return jax.value_and_grad(calculate_loss, has_aux=True)(params, state, rng, batch)
+
+    (value, accuracy), grads = mean_over_parts(gradient, state.mesh)(state.params, rng, batch)
     state = state.apply_gradients(grads=grads)
     if state.average is not None:
         state = state.replace(average=_averaged(state))
@@ -189,7 +202,7 @@ def train_epoch(
             progress(per_call * rows.shape[1], float(losses.mean()))
 
     for start in range(0, len(rows), per_call):
-        state, metrics = train_steps(state, dataset, rows[start : start + per_call])
+        state, metrics = train_steps(state, dataset, divided(rows[start : start + per_call], state.mesh, axis=1))
         calls.append(metrics)
         if len(calls) > 1:
             hear(len(calls) - 2)
@@ -229,7 +242,8 @@ def eval_model(state: TrainState, dataset: Dataset) -> float:
     """
     n, batch_size = len(dataset.labels), state.recipe.batch_size
     rows = np.arange(-(-n // batch_size) * batch_size).reshape(-1, batch_size)
-    return int(_count_correct(state, dataset, rows % n, rows < n)) / n
+    rows, mask = divided((rows % n, rows < n), state.mesh, axis=1)
+    return int(_count_correct(state, dataset, rows, mask)) / n
 
 
 def train_model(
@@ -246,7 +260,7 @@ def train_model(
     """
     epochs = min(state.recipe.epochs, stop_after or state.recipe.epochs)
     history = list(history or [])
-    train, validation = jax.device_put((data.train, data.validation))
+    train, validation = everywhere((data.train, data.validation), state.mesh)
     for epoch in range(len(history) + 1, epochs + 1):
         start = time.perf_counter()
         state, metrics = train_epoch(state, train, epoch, progress)

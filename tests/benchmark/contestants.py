@@ -20,6 +20,7 @@ from tests.benchmark.clock import finish, timed
 from tests.benchmark.race import OURS
 from vit_flax import ViT, loss, train
 from vit_flax.config import ViTConfig, preset
+from vit_flax.devices import divided, everywhere, mesh_for
 from vit_flax.recipe import recipe
 from vit_flax.weights import Weights, to_params
 
@@ -78,8 +79,9 @@ def contestants(heat: Heat, weights: Weights, compiled: bool) -> Iterator[tuple[
 
 def flax_contestant(heat: Heat, weights: Weights) -> Contestant:
     model, dtype = ViT(heat.config), jnp.dtype(DTYPES[heat.dtype])
-    params = jax.device_put(to_params(weights, heat.config))
-    images, labels = jax.device_put(heat.batch())
+    mesh = mesh_for(heat.batch_size)
+    params = everywhere(to_params(weights, heat.config), mesh)
+    images, labels = divided(heat.batch(), mesh)
     forward = jax.jit(lambda params, images: model.apply({"params": params}, images))
     narrow, x = jax.tree.map(lambda leaf: leaf.astype(dtype), (params, images))
 
@@ -88,10 +90,11 @@ def flax_contestant(heat: Heat, weights: Weights) -> Contestant:
 
     if heat.mode == "forward":
         compiled, seconds = timed(lambda: forward.lower(narrow, x).compile())
-        return Contestant(lambda: compiled(narrow, x).block_until_ready(), logits, seconds, *_costs(compiled))
+        costs = _costs(compiled, mesh.size)
+        return Contestant(lambda: compiled(narrow, x).block_until_ready(), logits, seconds, *costs)
     settings = recipe("article").replace(compute_dtype=heat.dtype, batch_size=heat.batch_size)
     fresh = jax.tree.map(jnp.copy, params)
-    state = train.create_train_state(model, fresh, jax.random.key(0), settings, steps_per_epoch=1)
+    state = train.create_train_state(model, fresh, jax.random.key(0), settings, 1, mesh)
     batch = train.Batch(images, loss.targets(labels, heat.config.num_classes))
     step, seconds = timed(lambda: jax.jit(train.train_step, donate_argnums=0).lower(state, batch).compile())
 
@@ -100,7 +103,7 @@ def flax_contestant(heat: Heat, weights: Weights) -> Contestant:
         state, metrics = step(state, batch)
         jax.block_until_ready((state.params, metrics))
 
-    return Contestant(run, logits, seconds, *_costs(step))
+    return Contestant(run, logits, seconds, *_costs(step, mesh.size))
 
 
 def torch_contestant(heat: Heat, weights: Weights, kind: str, architecture: str, compiler: str | None) -> Contestant:
@@ -165,8 +168,8 @@ def _with_best_threads(run: Callable[[], None]) -> Callable[[], None]:
     return min(candidates, key=lambda pinned: min(timed(pinned)[1] for _ in range(TRIALS)))
 
 
-def _costs(compiled: Any) -> tuple[int, float]:
-    """The memory that XLA has planned to hold at once, and what it counts to be moved."""
+def _costs(compiled: Any, devices: int) -> tuple[int, float]:
+    """The memory that XLA has planned to hold at once, and what it counts to be moved; it says so of one device."""
     plan = compiled.memory_analysis()
     held = plan.temp_size_in_bytes + plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
-    return held, compiled.cost_analysis()["bytes accessed"]
+    return devices * held, devices * compiled.cost_analysis()["bytes accessed"]

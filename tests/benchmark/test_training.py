@@ -11,12 +11,14 @@ from tests.benchmark.race import race, ratio
 from vit_flax import train
 from vit_flax.config import preset
 from vit_flax.data import Dataset
+from vit_flax.devices import divided, everywhere, mesh_for
 from vit_flax.recipe import recipe
 
 STEPS = 8
 RECIPE = recipe("article")
 IMAGES = STEPS * RECIPE.batch_size
 ROUNDS, SECONDS = 3, 10.0
+MESH = mesh_for(RECIPE.batch_size)
 LOSSES: set[float] = set()  # of that epoch, however it is cut into calls
 
 pytestmark = pytest.mark.benchmark
@@ -31,7 +33,7 @@ def dataset():
 
 def fresh():
     model, params, rng = train.initialize_model(preset("article"), seed=0)
-    return train.create_train_state(model, params, rng, RECIPE, STEPS)
+    return train.create_train_state(model, params, rng, RECIPE, STEPS, MESH)
 
 
 def record(benchmark, group):
@@ -43,7 +45,7 @@ def record(benchmark, group):
 def test_epoch(benchmark, dataset, monkeypatch, steps_per_call):
     """One step a call, four, or the whole epoch: the same losses, and which is fastest."""
     monkeypatch.setattr(train, "STEPS_PER_CALL", steps_per_call)
-    on_device = jax.device_put(dataset)
+    on_device = everywhere(dataset, MESH)
     losses = []
 
     def epoch(state):
@@ -59,7 +61,7 @@ def test_epoch(benchmark, dataset, monkeypatch, steps_per_call):
 
 def test_the_pipeline_is_not_the_bottleneck(benchmark, dataset):
     """Steps with the pipeline in them beside the same steps on a batch that is already there."""
-    on_device, rows = jax.device_put(dataset), train.epoch_rows(fresh(), 1, IMAGES)
+    on_device, rows = everywhere(dataset, MESH), divided(train.epoch_rows(fresh(), 1, IMAGES), MESH, axis=1)
     prepare = jax.jit(lambda rng, row: train.prepare(rng, train.take(on_device, row), fresh()))
     batch = prepare(jax.random.key(0), rows[0])
 
@@ -83,13 +85,13 @@ def test_the_pipeline_is_not_the_bottleneck(benchmark, dataset):
 
 
 def pipeline_on_the_device(dataset):
-    on_device, state = jax.device_put(dataset), fresh()
+    on_device, state = everywhere(dataset, MESH), fresh()
     prepare = jax.jit(lambda rng, row: train.prepare(rng, train.take(on_device, row), state))
-    rows = train.epoch_rows(state, 1, IMAGES)
+    rows = divided(train.epoch_rows(state, 1, IMAGES), MESH, axis=1)
 
     def epoch():
-        for step, row in enumerate(rows):
-            batch = prepare(jax.random.key(step), row)
+        for step in range(STEPS):
+            batch = prepare(jax.random.key(step), rows[step])
         jax.block_until_ready(batch)
 
     return epoch

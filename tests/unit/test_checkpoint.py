@@ -12,6 +12,7 @@ from orbax.checkpoint import StandardCheckpointer
 
 from vit_flax.checkpoint import CheckpointError, Checkpoints, latest
 from vit_flax.config import preset
+from vit_flax.devices import everywhere, mesh_for
 from vit_flax.recipe import recipe
 from vit_flax.train import create_train_state
 
@@ -89,6 +90,20 @@ def test_every_bit_of_a_state_comes_back(tmp_path, recipe):
             check_same(state, back)
             assert kept_history == history
             assert back.rng is fresh.rng  # which the settings say
+
+
+@pytest.mark.parametrize(("kept_on", "wanted_on"), [(1, 2), (2, 1)])
+def test_a_state_comes_back_on_another_number_of_devices(tmp_path, kept_on, wanted_on):
+    kept, wanted = (on(mesh_for(n), state_after(steps)) for n, steps in ((kept_on, 3), (wanted_on, 0)))
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(kept, history_of(0.1))
+        back, _ = checkpoints.restore("last", wanted)
+    check_same(kept, back)
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back.params)} == {wanted_on}
+
+
+def on(mesh, state):
+    return everywhere(state.replace(mesh=mesh), mesh)
 
 
 @pytest.mark.parametrize(
