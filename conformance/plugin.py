@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,16 +46,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # For PyTorch, before it is imported: with more, a busy machine makes it slower by an order of magnitude.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _prefer("jax_num_cpu_devices", 2)  # for what divides a batch among devices; the rest uses the first
     if cache := getattr(config, "cache", None):  # what JAX has compiled once is there next time
-        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
-        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+        _prefer("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+        _prefer("jax_persistent_cache_min_compile_time_secs", 0.3)
     if config.option.gpu:
         _require_gpu()
     else:
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")
+        _prefer("jax_platforms", "cpu")
     given = config.option
     if given.target or given.reference or given.weights or given.plant or given.data:
         _ladder(config)  # bad input is one sentence now, not a failure per test later
+
+
+def _prefer(setting: str, value: object) -> None:
+    """A setting of JAX, unless the environment has chosen; a conftest.py may have imported JAX already."""
+    if setting.upper() not in os.environ:
+        os.environ[setting.upper()] = str(value)
+        if jax := sys.modules.get("jax"):
+            jax.config.update(setting, value)
 
 
 def _require_gpu() -> None:

@@ -162,6 +162,28 @@ def test_bad_input_is_one_sentence_before_any_test_runs(arguments, sentence, pyt
     assert "passed" not in session.stdout.str()
 
 
+JAX_SETTINGS = """
+def test_settings(pytestconfig):
+    import jax
+    assert jax.config.jax_compilation_cache_dir == {cache!r}
+    assert (len(jax.devices()), jax.default_backend()) == (2, "cpu")
+"""
+
+
+@pytest.mark.parametrize(("first", "chosen"), [("", "theirs"), ("import jax", None)])
+def test_jax_keeps_what_it_compiles_and_has_two_devices(first, chosen, pytester, monkeypatch):
+    for name in ("COMPILATION_CACHE_DIR", "NUM_CPU_DEVICES", "PLATFORMS"):
+        monkeypatch.delenv(f"JAX_{name}", raising=False)
+    if chosen:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", chosen)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeconftest(first)
+    cache = chosen or str(pytester.path / ".pytest_cache" / "d" / "jax")
+    pytester.makepyfile(JAX_SETTINGS.format(cache=cache))
+
+    assert pytester.runpytest_subprocess("-p", "conformance.plugin").ret == pytest.ExitCode.OK
+
+
 def test_ordinary_skips_are_not_called_blocked():
     class Skipped:
         skipped = True
