@@ -28,13 +28,21 @@ def races(record: dict[str, Any]) -> Races:
 
 
 def combined(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """One record of several, oldest first: of each race the newest, on what the newest was measured on."""
+    """One record of several of one device, oldest first: of each race the newest, and the highest peaks."""
     raced: dict[str, dict[str, Any]] = {}
     for record in found:
-        again = {benchmark["group"] for benchmark in record["benchmarks"]}
+        again = races(record)  # all who ran in the last race of a kind, and nobody from an earlier one
         raced = {name: benchmark for name, benchmark in raced.items() if benchmark["group"] not in again}
         raced |= {benchmark["name"]: benchmark for benchmark in record["benchmarks"]}
-    return found[-1] | {"benchmarks": list(raced.values())}
+    return found[-1] | {"benchmarks": list(raced.values()), "peaks": _highest([record["peaks"] for record in found])}
+
+
+def _highest(peaks: list[dict[str, Any]]) -> dict[str, Any]:
+    """A busy machine shows less of what it can do, never more."""
+    matmul: dict[str, float] = {}
+    for dtype, peak in (item for record in peaks for item in record["matmul"].items()):
+        matmul[dtype] = max(peak, matmul.get(dtype, 0.0))
+    return {"matmul": matmul, "copy": max(record["copy"] for record in peaks)}
 
 
 def best(race: dict[str, dict[str, Any]]) -> str:

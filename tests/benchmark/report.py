@@ -49,11 +49,11 @@ def table(record: dict[str, Any]) -> str:
     ]
     for heat, race in sorted(races(record).items(), key=_by_size):
         ours, name = race[OURS], best(race)
-        other = race[name]
+        other, peak = race[name], record["peaks"]["matmul"][heat.split("-")[-2]]
         cells = [
             heat,
             _short(ours["images_per_second"]),
-            f"{ours['mfu']:.0%}",
+            f"{ours['flops'] / ours['median'] / peak:.0%}",
             f"{ours['compile_seconds']:.1f}",
             f"{ours['peak_memory'] / 1e6:,.0f}",
             name,
@@ -79,7 +79,7 @@ def _conditions(record: dict[str, Any]) -> str:
     peaks = record["peaks"]
     products = ", ".join(f"{peak / 1e9:,.0f} GFLOP/s in {dtype}" for dtype, peak in peaks["matmul"].items())
     return (
-        "Times as fast: the median of the rounds' own ratios. MFU is of the measured peak of a matrix product: "
+        "Times as fast: the median of the rounds' own ratios. MFU is of the highest peak measured of a matrix product: "
         f"{products}; copying runs at {peaks['copy'] / 1e9:,.0f} GB/s. Random images. {measured_on(record)}"
     )
 
@@ -140,8 +140,8 @@ def picture(of_device: list[dict[str, Any]], path: Path) -> None:
 
 
 def _bars(axes: Axes, record: dict[str, Any]) -> None:
-    found = ratios(record)
-    heats, values = list(found)[::-1], list(found.values())[::-1]
+    found = sorted(ratios(record).items(), key=_by_size, reverse=True)
+    heats, values = [heat for heat, _ in found], [value for _, value in found]
     axes.barh(heats, values, color=[BAR if value >= 1 else BEHIND for value in values])
     for i, value in enumerate(values):
         axes.text(value, i, f" {value:.2f}", va="center")
@@ -166,13 +166,13 @@ def _roofline(axes: Axes, record: dict[str, Any]) -> None:
 
 
 def _history(axes: Axes, of_device: list[dict[str, Any]]) -> None:
-    heats = list(ratios(combined(of_device)))
-    for heat in heats:
-        values = [ratios(record).get(heat) for record in of_device]
+    raced = [record for record in of_device if ratios(record)]
+    for heat in ratios(combined(raced)):
+        values = {i: found[heat] for i, found in enumerate(map(ratios, raced)) if heat in found}
         colour = BEHIND if heat.endswith("train") else BAR
-        axes.plot(range(len(values)), [v if v is not None else float("nan") for v in values], "o-", color=colour, ms=3)
+        axes.plot(list(values), list(values.values()), "o-", color=colour, ms=3)
     axes.axhline(1, color=INK)
-    axes.set_xticks(range(len(of_device)), [record["created"][5:16].replace("T", "\n") for record in of_device])
+    axes.set_xticks(range(len(raced)), [record["created"][5:16].replace("T", "\n") for record in raced])
     axes.set(title="All records: times as fast", yscale="log")
 
 

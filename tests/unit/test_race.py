@@ -10,7 +10,7 @@ import pytest
 from tests.benchmark import race as racing
 from tests.benchmark.flops import forward_flops, train_flops
 from tests.benchmark.race import Replay, best_of, race, ratio
-from tests.benchmark.records import newest_ratios
+from tests.benchmark.records import combined, newest_ratios
 from tests.benchmark.report import END, PAGE, page
 from vit_flax import ViT, model, preset, train
 from vit_flax.environment import environment
@@ -101,6 +101,20 @@ def test_the_page_is_made_from_the_records():
     text = PAGE.read_text()
     assert page(text) == text
     assert page(text.replace(END, f"typed by hand {END}")) == text
+
+
+def test_records_are_combined_race_by_race_and_keep_the_highest_peaks():
+    def entry(name, group, **info):
+        return {"name": name, "group": group, "extra_info": info, "stats": {"median": 1.0}}
+
+    def record(peak, copy, *benchmarks):
+        return {"peaks": {"matmul": {"float32": peak}, "copy": copy}, "benchmarks": list(benchmarks)}
+
+    older = record(9.0, 1.0, *(entry(name, "race", contestant=name) for name in "ab"), entry("growth[depth]", "growth"))
+    newer = record(8.0, 2.0, entry("a", "race", contestant="a"), entry("growth[batch]", "growth"))
+    together = combined([older, newer])
+    assert {benchmark["name"] for benchmark in together["benchmarks"]} == {"a", "growth[depth]", "growth[batch]"}
+    assert together["peaks"] == {"matmul": {"float32": 9.0}, "copy": 2.0}
 
 
 def test_only_records_of_this_kind_of_device_count(tmp_path):
