@@ -22,6 +22,14 @@ def keep_memory() -> bool:
     return all(kept) and _on_large_pages(libc)
 
 
+def hand_back() -> None:
+    """What is kept and not in use goes back to the kernel, this once: before something that needs other sizes."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)
+        _on_large_pages(libc)  # the heap has shrunk, and grows again without the mark
+
+
 def _on_large_pages(libc: ctypes.CDLL) -> bool:
     """Half as much as the machine has is taken once, untouched, so that the heap that it stays in can be marked."""
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

@@ -2,6 +2,9 @@
 
 import datetime
 
+import jax
+import pytest
+
 from tests.benchmark.peaks import copy_peak, matmul_peak
 from vit_flax.environment import environment
 from vit_flax.memory import keep_memory
@@ -9,6 +12,14 @@ from vit_flax.memory import keep_memory
 
 def pytest_configure(config):
     keep_memory()  # for all contestants, which share the process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_anew():
+    """How long it takes to compile is a figure, and not how long to read what was compiled before."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):

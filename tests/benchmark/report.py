@@ -27,13 +27,15 @@ SAID = {
     "pipeline_over_constant_batch": "Training with the input pipeline in the step: {:.1%} of its speed without.",
     "times_as_fast_as_the_dataloader": "The pipeline on the device: {:.1f} times as fast as the article's DataLoader.",
     "over_jax_and_flax": "`import vit_flax`: {:.2f} times the time of `import jax, flax`.",
+    "first_result_seconds": "`pytest conformance` shows its first result after {:.1f} s.",
 }
 INK, BAR, BEHIND = "#808890", "#3d7dca", "#c8703d"  # legible on white and on black
 
 
-def newest_by_device(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """All records of each device, oldest first."""
-    return {d: list(rs) for d, rs in groupby(sorted(found, key=_device), key=_device)}
+def by_device(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """All records of each device, oldest first; the devices in the order of their newest, the last raced on first."""
+    grouped = [(d, list(rs)) for d, rs in groupby(sorted(found, key=_device), key=_device)]
+    return dict(sorted(grouped, key=lambda item: item[1][-1]["created"], reverse=True))
 
 
 def _device(record: dict[str, Any]) -> str:
@@ -103,14 +105,18 @@ def others(record: dict[str, Any]) -> str:
 def page(text: str) -> str:
     """The page with its tables and its log made anew."""
     parts = []
-    for device, of_device in newest_by_device(records()).items():
+    for device, of_device in by_device(records()).items():
         record = combined(of_device)
-        parts += [f"![Speed on {device}](speed-{device.split()[0]}.svg)", table(record), others(record)]
+        parts += [f"### {device}", f"![Speed on {device}]({_picture_of(device)})", table(record), others(record)]
     logs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*-experiments-*.json"))]
     for name, made in (("speed", parts), ("experiments", map(log, logs))):
         block = "\n\n".join([BEGIN.format(name), *made, END])
         text = re.sub(f"{BEGIN.format(name)}.*?{END}", lambda _: block, text, flags=re.DOTALL)  # noqa: B023
     return text
+
+
+def _picture_of(device: str) -> str:
+    return f"speed-{re.sub(r'[^a-z0-9]+', '-', device.lower()).strip('-')}.svg"
 
 
 def log(record: dict[str, Any]) -> str:
@@ -177,8 +183,8 @@ def _history(axes: Axes, of_device: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    for device, of_device in newest_by_device(records()).items():
-        picture(of_device, DOCS / f"speed-{device.split()[0]}.svg")
+    for device, of_device in by_device(records()).items():
+        picture(of_device, DOCS / _picture_of(device))
     PAGE.write_text(page(PAGE.read_text()))
 
 

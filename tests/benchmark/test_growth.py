@@ -42,7 +42,8 @@ def test_growth(benchmark, monkeypatch, what):
         heat = Heat(f"{what} x{n}", batch_size, "bfloat16" if on_gpu() else "float32", "train")
         steps[n] = flax_contestant(heat, random_weights(config, seed=0)).run
         steps[n]()
-    times = {n: sorted(seconds)[len(seconds) // 2] for n, seconds in race(steps, SECONDS).items()}
+    # The fastest of each: some rounds take three times as long, where the kernel has reclaimed what a step has kept.
+    times = {n: min(seconds) for n, seconds in race(steps, SECONDS).items()}
     exponent = math.log(times[SIZES[-1]] / times[SIZES[0]]) / math.log(SIZES[-1] / SIZES[0])
     benchmark.group = "growth"
     benchmark.extra_info |= {"grows": what, "seconds": list(times.values()), "exponent": exponent}

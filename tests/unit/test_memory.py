@@ -57,6 +57,37 @@ def test_a_process_that_may_not_have_so_much_goes_on_without():
     assert again < PAGES / 10
 
 
+HANDING_BACK = """
+import sys
+from vit_flax.memory import hand_back, keep_memory
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmRSS"))
+keep_memory()
+between = []
+for _ in range(4):
+    unused = bytearray(b'1') * 2**26
+    between.append(bytearray(2**20))
+    between.append(unused)
+full = resident()
+del between[1::2], unused
+kept = resident()
+hand_back()
+print(full, kept, resident())
+"""
+
+
+@on_glibc
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="nothing tells how much is resident")
+def test_what_lies_between_is_kept_until_it_is_handed_back():
+    said = subprocess.run([sys.executable, "-c", HANDING_BACK], capture_output=True, text=True, check=True).stdout
+    full, kept, handed_back = map(int, said.split())
+    freed = 4 * 2**16  # kB
+    assert full - kept < freed / 10
+    assert full - handed_back > freed * 0.9
+
+
 def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("musl", "1.2"))
     assert not memory.keep_memory()
+    monkeypatch.setattr(memory.ctypes, "CDLL", None)  # a call would raise
+    memory.hand_back()

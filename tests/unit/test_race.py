@@ -11,7 +11,7 @@ from tests.benchmark import race as racing
 from tests.benchmark.flops import forward_flops, train_flops
 from tests.benchmark.race import Replay, best_of, race, ratio
 from tests.benchmark.records import combined, newest_ratios
-from tests.benchmark.report import END, PAGE, page
+from tests.benchmark.report import END, PAGE, by_device, page
 from vit_flax import ViT, model, preset, train
 from vit_flax.environment import environment
 from vit_flax.recipe import recipe
@@ -115,6 +115,15 @@ def test_records_are_combined_race_by_race_and_keep_the_highest_peaks():
     together = combined([older, newer])
     assert {benchmark["name"] for benchmark in together["benchmarks"]} == {"a", "growth[depth]", "growth[batch]"}
     assert together["peaks"] == {"matmul": {"float32": 9.0}, "copy": 2.0}
+
+
+def test_the_device_last_raced_on_comes_first_and_its_oldest_record_too():
+    found = [{"environment": {"device": name}, "created": day} for name, day in ("a1", "b2", "b3")]
+    assert {name: [record["created"] for record in of] for name, of in by_device(found).items()} == {
+        "b": ["2", "3"],
+        "a": ["1"],
+    }
+    assert list(by_device(found)) == ["b", "a"]
 
 
 def test_only_records_of_this_kind_of_device_count(tmp_path):
