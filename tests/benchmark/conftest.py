@@ -4,6 +4,7 @@ import datetime
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from tests.benchmark.peaks import copy_peak, matmul_peak
 from vit_flax.environment import environment
@@ -18,8 +19,10 @@ def pytest_configure(config):
 def compiled_anew():
     """How long it takes to compile is a figure, and not how long to read what was compiled before."""
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it asks for the setting once only
     yield
     jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
