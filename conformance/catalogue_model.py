@@ -122,9 +122,14 @@ def is_layer(tap: str) -> bool:
     return tap.startswith("encoder/") and tap.count("/") == 1
 
 
+def is_sum(tap: str) -> bool:
+    """Where a branch is added to the tokens: in the middle of a layer and at its end."""
+    return is_layer(tap) or tap.endswith("/middle")
+
+
 def drop_residual(tap: str, value: np.ndarray, before: Taps) -> np.ndarray:
-    """A layer's output without its input: what it adds to that alone."""
-    return before[f"{tap}/attention"] + before[f"{tap}/mlp"]
+    """A branch alone, without what it is added to."""
+    return before[f"{tap}/mlp" if is_layer(tap) else tap.replace("middle", "attention")]
 
 
 def forget_attention(tap: str, value: np.ndarray, before: Taps) -> np.ndarray:
@@ -470,7 +475,7 @@ MODEL = (
         "second MLP bias dropped", "float64", MLP, "Dense(use_bias=False)", around=leaf("{layer}/mlp/fc2/bias", zeroed)
     ),
     # Blocks
-    Fault("residual dropped", "float64", "encoder/00", "x = branch(x)", around=tapped(drop_residual, is_layer)),
+    Fault("residual dropped", "float64", "encoder/00/middle", "x = branch(x)", around=tapped(drop_residual, is_sum)),
     Fault(
         "attention not added",
         "float64",

@@ -16,7 +16,7 @@ MARKS = {"over": "×", "far-over": "×", "broken": "!"}
 
 # The columns of a grid, from the images on. A norm goes with what it feeds, and the head is seen at the logits.
 BLOCKS = ("images", "patches", "embedding", "encoder", "norm", "logits")
-PARTS = ("attention", "mlp", "")
+PARTS = ("attention", "middle", "mlp", "")
 HOMES = {"norm1": "attention", "norm2": "mlp", "head": "logits"}
 LABELLED = 5  # steps: every fifth, and there is room for all taps
 

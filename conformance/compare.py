@@ -101,10 +101,25 @@ def compare(
     return Comparison(precision, tuple(diffs))
 
 
+STAGES = ("patches", "embedding", "encoder", "norm", "head")
+PARTS = ("projection", "cls_token", "position_embedding", "norm1", "attention", "norm2", "mlp")  # of the stages
+LEAVES = ("query", "key", "value", "projection", "fc1", "fc2")  # of the parts
+
+
 def in_data_order(names: Iterable[str]) -> list[str]:
-    """Parameter names from the images to the logits."""
-    stages = ("patches", "embedding", "encoder", "norm", "head")
-    return sorted(names, key=lambda name: (stages.index(name.partition("/")[0]), name))
+    """Parameter names in the order in which the data meet them, from the images to the logits."""
+
+    def place(name: str) -> tuple[int, str, int, int, str]:
+        stage, *rest = name.split("/")
+        layer = rest.pop(0) if stage == "encoder" else ""
+        part, *inside = rest
+        return STAGES.index(stage), layer, _place(part, PARTS), _place(inside[0] if inside else "", LEAVES), name
+
+    return sorted(names, key=place)
+
+
+def _place(name: str, order: Sequence[str]) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def terms(config: ViTConfig, tap: str) -> int:

@@ -112,7 +112,9 @@ def still(around: Around) -> Around:
 
 
 def data_order(config: ViTConfig) -> list[str]:
-    layers = [f"encoder/{i:02}{part}" for i in range(config.num_layers) for part in ("/attention", "/mlp", "")]
+    layers = [
+        f"encoder/{i:02}{part}" for i in range(config.num_layers) for part in ("/attention", "/middle", "/mlp", "")
+    ]
     return ["patches", "embedding", *layers, "norm", "logits"]
 
 

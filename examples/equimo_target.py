@@ -119,8 +119,12 @@ def _tapped(model: VisionTransformer, tap: Recorder) -> VisionTransformer:
 
 
 def _tapped_block(block: eqx.Module, name: str, tap: Recorder) -> Tapped:
-    parts = Tapped(block.attn, f"{name}/attention", tap), Tapped(block.mlp, f"{name}/mlp", tap)
-    return Tapped(eqx.tree_at(lambda b: (b.attn, b.mlp), block, parts), name, tap)
+    parts = (
+        Tapped(block.attn, f"{name}/attention", tap),
+        Tapped(block.drop_path1, f"{name}/middle", tap),  # which adds the branch, too
+        Tapped(block.mlp, f"{name}/mlp", tap),
+    )
+    return Tapped(eqx.tree_at(lambda b: (b.attn, b.drop_path1, b.mlp), block, parts), name, tap)
 
 
 def _apply(model: VisionTransformer, image: jax.Array, tap: Recorder) -> None:

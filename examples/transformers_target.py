@@ -14,7 +14,7 @@ import transformers
 
 from conformance.precision import torch_device
 from examples.torch_model import TorchModel
-from reference.third_party import Hooked, Point
+from reference.third_party import Hooked, InputPoint, Point, Points
 from vit_flax.config import ViTConfig
 from vit_flax.layouts import CONV, TOKENS, Layout, Rule, dense, norm
 
@@ -68,13 +68,14 @@ def build(config: ViTConfig, layout: Layout = LAYOUT, **changes: Any) -> Transfo
     return TransformersModel(hooked, model, layout, config, torch_device())
 
 
-def _points(model: Any) -> dict[str, Point]:
+def _points(model: Any) -> Points:
     vit = model.vit
-    points = {"patches": Point(vit.embeddings.patch_embeddings), "embedding": Point(vit.embeddings)}
+    points: Points = {"patches": Point(vit.embeddings.patch_embeddings), "embedding": Point(vit.embeddings)}
     for i, layer in enumerate(vit.layers):
         points[f"encoder/{i:02}/attention"] = Point(
             layer.attention, read=lambda out: out[0], write=lambda x, out: (x, *out[1:])
         )
+        points[f"encoder/{i:02}/middle"] = InputPoint(layer.layernorm_after)
         points[f"encoder/{i:02}/mlp"] = Point(layer.mlp)
         points[f"encoder/{i:02}"] = Point(layer)
     return points | {"norm": Point(vit.layernorm), "logits": Point(model.classifier)}

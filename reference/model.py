@@ -178,7 +178,7 @@ class TransformerEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "B T D"], drop_path: DropPath, tap: Tap = untapped) -> Float[Tensor, "B T D"]:
         norm2 = self.norm1 if self.share_norm else self.norm2
-        x = x + drop_path(tap("attention", self.attention(self.norm1(x))))
+        x = tap("middle", x + drop_path(tap("attention", self.attention(self.norm1(x)))))
         x = x + drop_path(tap("mlp", self.mlp(norm2(x))))
         return x
 

@@ -183,15 +183,16 @@ class TransformerEncoder(nn.Module):
     ) -> Float[Array, "B T D"]:
         norm2 = self.norm1 if self.config.share_norm else self.norm2
         x = stored(x + drop_path(tap("attention", self.attention(self.norm1(x), train=train)), train=train))
+        x = tap("middle", x)
         return stored(x + drop_path(tap("mlp", self.mlp(norm2(x), train=train)), train=train))
 
 
 class ViT(nn.Module):
     """Images to logits (eq. 1 to 4).
 
-    Taps, in order: `patches`, `embedding`, then per layer `encoder/00/attention`, `encoder/00/mlp`,
-    `encoder/00`, and last `norm` (where the config has a final norm) and `logits`. The branches,
-    `attention` and `mlp`, are seen before stochastic depth drops them.
+    Taps, in order: `patches`, `embedding`, then per layer `encoder/00/attention`, `encoder/00/middle`,
+    `encoder/00/mlp`, `encoder/00`, and last `norm` (where the config has a final norm) and `logits`. The branches,
+    `attention` and `mlp`, are seen before stochastic depth drops them; `middle` is the sum between the two.
     """
 
     config: ViTConfig

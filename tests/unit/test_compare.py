@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conformance import flax_side, precision, torch_side
-from conformance.compare import MODES, Diff, causes_first, compare, measure, terms
+from conformance.compare import MODES, Diff, causes_first, compare, in_data_order, measure, terms
 from conformance.precision import DTYPES, from_torch, probe_matmul, rounded, to_torch
 from conformance.tolerances import FLOAT64, ROUNDING_FACTOR, summation_error
 from conformance.weights import random_weights
@@ -26,6 +26,7 @@ TERMS = {
     "patches": 8 * 8 * 3,
     "embedding": 1,
     "encoder/01/attention": 12,
+    "encoder/01/middle": 1,
     "encoder/01/mlp": 20,
     "encoder/01": 1,
     "norm": 1,
@@ -34,7 +35,7 @@ TERMS = {
 TAPS = (
     "patches",
     "embedding",
-    *(f"encoder/{i:02}{part}" for i in range(2) for part in ("/attention", "/mlp", "")),
+    *(f"encoder/{i:02}{part}" for i in range(2) for part in ("/attention", "/middle", "/mlp", "")),
     "norm",
     "logits",
 )
@@ -238,6 +239,20 @@ def test_causes_come_before_consequences_and_both_in_data_order():
         ("d", "alone"),
         ("c", "free"),
         ("d", "free"),
+    ]
+
+
+def test_parameters_come_in_the_order_in_which_the_data_meet_them():
+    names = list(random_weights(preset("article-p4-untied").replace(num_layers=1, share_norm=False), seed=0))
+    layer = ("norm1", "attention/query", "attention/key", "attention/value", "attention/projection", "norm2", "mlp/fc1")
+    parts = [name.rpartition("/")[0] for name in in_data_order(reversed(names))]
+
+    assert list(dict.fromkeys(parts)) == [
+        "patches/conv",
+        "embedding/projection",
+        "embedding",
+        *(f"encoder/00/{part}" for part in (*layer, "mlp/fc2")),
+        "head",
     ]
 
 

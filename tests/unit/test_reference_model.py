@@ -136,7 +136,7 @@ def trained_layers(forward, config):
         parent, _, part = name.rpartition("/")
         if parent == "encoder":
             layers.append(np.asarray(x))
-        return 0 * x + branches.get(part, 0)
+        return 0 * x + branches.get(part, 0) if part != "middle" else x
 
     forward(config, np.zeros((DROPPED_IMAGES, *config.image_size, config.channels), np.float32), tap)
     return np.stack(layers)

@@ -31,7 +31,7 @@ DIAGNOSIS = {
 
 
 def tap_names(num_layers):
-    layers = [f"encoder/{i:02}{part}" for i in range(num_layers) for part in ("/attention", "/mlp", "")]
+    layers = [f"encoder/{i:02}{part}" for i in range(num_layers) for part in ("/attention", "/middle", "/mlp", "")]
     return ["patches", "embedding", *layers, "norm", "logits"]
 
 
@@ -235,8 +235,8 @@ def test_failure_is_on_the_page_and_in_the_summary():
     finding = "encoder/00/mlp diverges: 4.7e-04 of its scale, limit 1.0e-12"
     assert finding in page
     assert f"  {finding}" in lines
-    assert "  consequences: 6 later taps, 1 also failing alone" in lines
-    assert "Consequences: 6 later taps" in page
+    assert "  consequences: 7 later taps, 1 also failing alone" in lines
+    assert "Consequences: 7 later taps" in page
     assert "blocked by float64" in page
 
 
@@ -291,7 +291,7 @@ def test_the_suites_own_score_is_said():
 
 def test_consequences_start_after_the_first_tap_that_fails_alone():
     rung = make_rung("float64", 2, wrong_from="encoder/00/mlp")
-    assert report.consequences(rung) == tap_names(2)[4:]
+    assert report.consequences(rung) == tap_names(2)[5:]
     assert report.failing_alone(rung) == {"encoder/00/mlp", "encoder/01/mlp"}
     assert report.consequences(make_rung("float64", 2)) == []
 
@@ -312,7 +312,7 @@ def test_summary_gives_each_case_its_worst_numbers():
     table = [line.split() for line in report.summary(PASSING)[1:4]]
     assert table[0] == ["subject", "reference", "size", "depth", "f64", "f32", "bf16", "f16", "grads", "train"]
     assert table[1][:4] == ["vit_ti16", "timm", "224x224", "2/12"]
-    assert table[1][4:] == ["2e-15", "1.15x", "1.15x", "1.15x", "3e-15", "5", "ok"]
+    assert table[1][4:] == ["2e-15", "1.15x", "1.15x", "1.15x", "4e-15", "5", "ok"]
     assert table[2][:4] == ["vit_ti16", "twin", "224x224", "12"]
     assert report.summary(FAILING)[3].split()[4:] == ["FAIL", *["blocked"] * 5]
 
