@@ -10,6 +10,7 @@ import numpy as np
 from conformance.compare import Diff, compare
 from conformance.envelope import compare_envelope
 from conformance.gradients import compare_gradients
+from conformance.guard import Guarded
 from conformance.initialisation import compare_initial
 from conformance.pixels import compare_pixels
 from conformance.precision import rounded
@@ -43,12 +44,12 @@ class Ground:
     images: np.ndarray
 
     @functools.cached_property
-    def candidate(self) -> Any:
-        return self.target(self.config)
+    def candidate(self) -> Guarded:
+        return Guarded(self.target(self.config))
 
     @functools.cached_property
-    def reference(self) -> Any:
-        return self.reference_target(self.config)
+    def reference(self) -> Guarded:
+        return Guarded(self.reference_target(self.config))
 
     @property
     def pliable_target(self) -> Target:
@@ -95,7 +96,7 @@ def _gradients(g: Ground, precision: str) -> tuple[Diff, ...]:
 
 def _randomness(g: Ground) -> tuple[Diff, ...]:
     config = noisy(g.config)
-    candidate, reference = g.target(config), g.pliable_target(config)
+    candidate, reference = Guarded(g.target(config)), Guarded(g.pliable_target(config))
     weights, images = rounded(g.weights, "float64"), g.images.astype(np.float64)
     masked = compare_masked(candidate, reference, weights, images)
     if not all(diff.passes for diff in masked):
