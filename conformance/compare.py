@@ -1,6 +1,8 @@
 """Two sides, one verdict per tap: the same maths, the same rounding quality, and if not, where it begins."""
 
 import dataclasses
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
@@ -140,25 +142,35 @@ def measure(
     terms: int,
     beside: np.ndarray | None = None,
     accumulates: str = "float32",
-    again: Sequence[np.ndarray] = (),
 ) -> Diff:
     """Judge one tap: presence, shape, dtype, finiteness, then every entry.
 
     `terms` is the length of the sum it ends with, `accumulates` the precision that may be summed in. Where the truth
-    is zero but for rounding, `beside` says what size its error is to be compared with. `again` holds the tap as further
-    runs of the reference have it, each rounded otherwise.
+    is zero but for rounding, `beside` says what size its error is to be compared with.
     """
     problem = _problem(ours, theirs, precision)
     if problem or ours is None or theirs is None or truth is None:
         return Diff(tap, mode, np.inf, None, 0.0, problem)
     size = _largest if precision == "float64" else _worst_token
     scale = max(size(truth), 0.0 if beside is None else size(beside))
-    error, *own_errors = (_ratio(size(values.astype(np.float64) - truth), scale) for values in (ours, theirs, *again))
+    error, own = (_ratio(size(values.astype(np.float64) - truth), scale) for values in (ours, theirs))
     if precision == "float64":
         return Diff(tap, mode, error, None, tolerances.FLOAT64)
-    own = float(np.sqrt(np.mean(np.square(own_errors))))
     granted = max(own, tolerances.summation_error(terms, accumulates))
     return Diff(tap, mode, error, own, tolerances.ROUNDING_FACTOR * granted)
+
+
+def over_runs(diffs: Sequence[Diff]) -> Diff:
+    """One verdict over several runs of the same tap: root mean squares of the errors and of the limits.
+
+    A run that could not be measured decides: its problem is the verdict.
+    """
+    first = next((diff for diff in diffs if diff.problem), diffs[0])
+    if first.problem or len(diffs) == 1:
+        return first
+    error = _rms(diff.error for diff in diffs)
+    own = _rms(diff.reference_error or 0.0 for diff in diffs)
+    return Diff(first.tap, first.mode, error, own, limit=_rms(diff.limit for diff in diffs))
 
 
 def differ(tap: str, mode: Mode, ours: np.ndarray, theirs: np.ndarray) -> Diff:
@@ -192,6 +204,10 @@ def _worst_token(x: np.ndarray) -> float:
     Logits have no tokens, and ten classes are too few numbers to be steady: theirs is taken over all images.
     """
     return float(np.sqrt(np.mean(x**2, axis=-1 if x.ndim > 2 else None)).max())
+
+
+def _rms(numbers: Iterable[float]) -> float:
+    return math.sqrt(statistics.fmean(x * x for x in numbers))
 
 
 def _ratio(a: float, b: float) -> float:
