@@ -59,6 +59,8 @@ class FlaxSide:
             return Gradients(jax.tree.map(np.asarray, inputs), from_params(d_params))
 
     def _shapes(self, params: Any, images: np.ndarray, training: bool) -> Any:
+        if not training:
+            return _taps.eval_shape(self.config, training, params, images, None)  # which JAX traces once
         with drawing(lambda shape, keep: np.ones(shape, bool)):  # a draw of its own: this pass is not the one compared
             return jax.eval_shape(functools.partial(_forward, self.config, training), params, images, None)
 

@@ -18,8 +18,27 @@ from conformance.torch_side import twin
 from conformance.weights import random_weights
 from vit_flax.config import ViTConfig, preset
 
-# Small and not square; it has every part that a fault can be planted in.
-CONFIG = preset("digits").replace(image_size=(16, 24), channels=3, patch_size=8, num_layers=3)
+_DIGITS, _ARTICLE = preset("digits"), preset("article")
+# Small models that together have every part. The first is where a fault is planted if it need not be planted in all.
+HABITATS: dict[str, ViTConfig] = {
+    "oblong, in colour": _DIGITS.replace(image_size=(16, 24), channels=3, patch_size=8, num_layers=3),
+    "square, grey": _DIGITS,
+    "deep": _DIGITS.replace(
+        image_size=(8, 12),
+        channels=3,
+        embed_dim=24,
+        hidden_dim=32,
+        mlp_dim=64,
+        num_layers=8,
+        num_heads=2,
+        activation="gelu_tanh",
+        attention_dropout_on="output",
+    ),
+    "tied": _ARTICLE.replace(
+        image_size=(16, 16), patch_size=8, embed_dim=48, hidden_dim=64, mlp_dim=128, num_layers=3, num_heads=4
+    ),
+}
+CONFIG = HABITATS["oblong, in colour"]
 IMAGES = 16
 
 
