@@ -17,8 +17,8 @@ from conformance.images import Batch, load_batch
 from conformance.rungs import BY_NAME, NAMES, Ground, Rung, Target
 from conformance.sides import can
 from conformance.weights import random_weights
-from vit_flax.layouts import read_any
-from vit_flax.weights import Weights, load
+from vit_flax.layouts import load_any
+from vit_flax.weights import Weights
 
 Status = Literal["pass", "fail", "blocked", "not verified", "not run"]
 
@@ -112,7 +112,7 @@ class Ladder:
     def weights(self, case: Case) -> Weights:
         if self.weight_file is None:
             return random_weights(case.config, self.seed)
-        return read_any(load(self.weight_file), case.config, str(self.weight_file))
+        return load_any(self.weight_file, case.config)
 
     def images(self, case: Case) -> Batch:
         return load_batch(self.data, case.batch_size, case.config.image_size, case.config.channels)

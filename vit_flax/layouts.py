@@ -6,12 +6,23 @@ pattern from its axes to theirs. Read backwards, the same table writes the layou
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from einops import EinopsError, rearrange
+from einops import rearrange
 
 from vit_flax.config import ViTConfig
-from vit_flax.weights import WeightError, Weights, canonical_shapes, check, check_keys, check_shape
+from vit_flax.weight_files import load
+from vit_flax.weights import (
+    Shaped,
+    WeightError,
+    Weights,
+    canonical_shapes,
+    check,
+    check_keys,
+    check_shape,
+    quoted,
+)
 
 DENSE = "o i -> i o"
 CONV = "o i h w -> h w i o"
@@ -52,6 +63,13 @@ class Rule:
         left, right = self.pattern.split(" -> ")
         return rearrange(np.stack(leaves) if self.is_fused else leaves[0], f"{right} -> {left}")
 
+    def shape(self, leaf: tuple[int, ...]) -> tuple[int, ...]:
+        """The foreign array's shape, if each of its canonical leaves has this one."""
+        left, right = self.pattern.split(" -> ")
+        # A number broadcast to a shape takes no memory, and has none to give away in being reshaped.
+        stand_in = np.broadcast_to(np.float32(0), (len(self.leaves), *leaf) if self.is_fused else leaf)
+        return rearrange(stand_in, f"{right} -> {left}").shape
+
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
@@ -74,22 +92,22 @@ class Layout:
         check_keys(dict.fromkeys(leaves), shapes, f"{self.name} layout against this config")
         return needed
 
-    def read(self, arrays: Mapping[str, np.ndarray], config: ViTConfig) -> Weights:
-        """Canonical weights from this layout's arrays."""
+    def check(self, arrays: Mapping[str, Shaped], config: ViTConfig) -> None:
+        """Raise `WeightError` unless the arrays have exactly this layout's keys and shapes for the config."""
+        shapes = canonical_shapes(config)
         rules = self.rules(config)
         check_keys(arrays, {rule.foreign: None for rule in rules}, f"{self.name} weights")
-        weights: Weights = {}
         for rule in rules:
-            what = f"{self.name} weights: {rule.foreign!r}"
-            try:
-                leaves = rule.split(arrays[rule.foreign])
-            except EinopsError as error:
-                raise WeightError(
-                    f"{what} has shape {arrays[rule.foreign].shape}, expected {rule.pattern!r}"
-                ) from error
-            for name, leaf in zip(rule.leaves, leaves, strict=True):
-                check_shape(leaf, canonical_shapes(config)[name], f"{what} read as {name!r}")
-                weights[name] = leaf
+            expected = rule.shape(shapes[rule.leaves[0]])
+            what = f"{self.name} weights: {rule.foreign!r}, read as {' and '.join(map(repr, rule.leaves))},"
+            check_shape(arrays[rule.foreign], expected, what)
+
+    def read(self, arrays: Mapping[str, np.ndarray], config: ViTConfig) -> Weights:
+        """Canonical weights from this layout's arrays."""
+        self.check(arrays, config)
+        weights: Weights = {}
+        for rule in self.rules(config):
+            weights |= zip(rule.leaves, rule.split(arrays[rule.foreign]), strict=True)
         return {name: weights[name] for name in canonical_shapes(config)}
 
     def write(self, weights: Weights, config: ViTConfig) -> dict[str, np.ndarray]:
@@ -104,25 +122,39 @@ def _each_once(names: Sequence[str], what: str) -> None:
         raise WeightError(f"{what} {doubled[0]!r} is used by more than one rule")
 
 
+def load_any(path: str | Path, config: ViTConfig) -> Weights:
+    """Canonical weights from a `.npz` or `.safetensors` file in any known layout, canonical included.
+
+    Its names and shapes are held against the config before an array is read. Raises `WeightError` naming the file.
+    """
+    arrays = load(path, check=lambda stored: _fitting_layout(stored, config, str(path)))
+    return read_any(arrays, config, str(path))
+
+
 def read_any(arrays: Mapping[str, np.ndarray], config: ViTConfig, what: str) -> Weights:
     """Canonical weights from arrays in any known layout, canonical included.
 
     Raises `WeightError` that starts with `what` (a file name, say) and speaks of the layout that fits best.
     """
+    layout = _fitting_layout(arrays, config, what)
+    return layout.read(arrays, config) if layout else dict(arrays)
+
+
+def _fitting_layout(arrays: Mapping[str, Shaped], config: ViTConfig, what: str) -> Layout | None:
+    """The layout of which these are the keys and shapes for this config; None if they are canonical."""
     candidates = {"canonical": set(canonical_shapes(config))}
-    for layout in LAYOUTS.values():
-        candidates[layout.name] = {rule.expand(0).foreign for rule in layout.table}
-    best = max(candidates, key=lambda name: len(candidates[name] & set(arrays)))
-    if not candidates[best] & set(arrays):
-        first = next(iter(arrays), None)
-        raise WeightError(f"{what}: no key of any known layout ({', '.join(candidates)}); its first key is {first!r}")
+    for name, known in LAYOUTS.items():
+        candidates[name] = {rule.expand(0).foreign for rule in known.table}
+    best = max(candidates, key=lambda name: len(candidates[name].intersection(arrays)))
+    if candidates[best].isdisjoint(arrays):
+        first = quoted(next(iter(arrays), None))
+        raise WeightError(f"{what}: no key of any known layout ({', '.join(candidates)}); its first key is {first}")
+    layout = None if best == "canonical" else LAYOUTS[best]
     try:
-        if best != "canonical":
-            return LAYOUTS[best].read(arrays, config)
-        check(dict(arrays), config)
-        return dict(arrays)
+        (layout.check if layout else check)(arrays, config)
     except WeightError as error:
         raise WeightError(f"{what}: {error}") from error
+    return layout
 
 
 def dense(foreign: str, canonical: str, pattern: str = DENSE) -> tuple[Rule, Rule]:

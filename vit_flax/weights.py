@@ -6,28 +6,30 @@ filled in or reshaped on the way: a leaf that is missing, unknown or misshapen i
 """
 
 import functools
-import os
 import re
-import zipfile
-import zlib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vit_flax.config import ViTConfig
 from vit_flax.model import ViT
 
 Weights = dict[str, np.ndarray]
+LONGEST_QUOTE = 100  # characters
 
 # Tap names count layers with two digits so that they sort; Linen names the members of a list as it likes.
 _LAYER, _LINEN_LAYER = re.compile(r"^encoder/0*(\d+)/"), re.compile(r"^encoder_(\d+)/")
+
+
+class Shaped(Protocol):
+    """An array, or what stands for one that is not read yet."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
 
 
 class WeightError(ValueError):
@@ -62,7 +64,7 @@ def _flatten(params: Mapping[str, Any]) -> dict[str, Any]:
     return {_LINEN_LAYER.sub(lambda m: f"encoder/{int(m[1]):02}/", name): leaf for name, leaf in flat.items()}
 
 
-def check(weights: Weights, config: ViTConfig) -> None:
+def check(weights: Mapping[str, Shaped], config: ViTConfig) -> None:
     """Raise `WeightError` unless the dict has exactly the leaves and shapes of this config."""
     expected = canonical_shapes(config)
     check_keys(weights, expected, "canonical weights")
@@ -75,61 +77,17 @@ def check_keys(found: Mapping[str, Any], expected: Mapping[str, Any], what: str)
     missing = [key for key in expected if key not in found]
     unused = [key for key in found if key not in expected]
     both = (("missing", missing), ("unused", unused))
-    faults = [f"{len(keys)} {kind}, first {keys[0]!r}" for kind, keys in both if keys]
+    faults = [f"{len(keys)} {kind}, first {quoted(keys[0])}" for kind, keys in both if keys]
     if faults:
         raise WeightError(f"{what}: keys do not match: {'; '.join(faults)}")
 
 
-def check_shape(leaf: np.ndarray, shape: tuple[int, ...], what: str) -> None:
+def check_shape(leaf: Shaped, shape: tuple[int, ...], what: str) -> None:
     if leaf.shape != shape:
         raise WeightError(f"{what} has shape {leaf.shape}, expected {shape}")
 
 
-def load(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a `.npz` or `.safetensors` file, in whatever layout they have.
-
-    Raises `WeightError` naming the file if it is missing, damaged or of another kind.
-    """
-    path = Path(path)
-    _check_suffix(path)
-    if not path.is_file():
-        raise WeightError(f"no weight file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.numpy.load_file(path)
-        # Opened here, since np.load forgets to close a file that it finds damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name]) for name in arrays}
-    except (OSError, EOFError, TypeError, ValueError, *_DAMAGED) as error:
-        raise WeightError(f"cannot read weight file {path}, it is damaged or incomplete: {error}") from error
-
-
-_DAMAGED = (zipfile.BadZipFile, zlib.error, safetensors.SafetensorError)
-
-
-def save(arrays: Mapping[str, np.ndarray], path: str | Path) -> None:
-    """Write arrays to a `.npz` or `.safetensors` file: all of it, or no file at all.
-
-    Raises `WeightError` naming the file and what it cannot hold.
-    """
-    path = Path(path)
-    _check_suffix(path)
-    if not path.parent.is_dir():
-        raise WeightError(f"cannot write weight file {path}: there is no folder {path.parent}")
-    for name, array in arrays.items():
-        if array.dtype.kind == "O" or (array.dtype.kind == "V" and path.suffix == ".npz"):
-            raise WeightError(f"cannot write weight file {path}: it cannot hold {name!r}, which is {array.dtype}")
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        if path.suffix == ".npz":
-            np.savez(partial, **dict[str, Any](arrays))
-        else:
-            safetensors.numpy.save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".npz", ".safetensors"):
-        raise WeightError(f"weight file {path}: expected a name ending in .npz or .safetensors")
+def quoted(name: Any) -> str:
+    """A name as messages show it, cut where it is so long that nobody would read on."""
+    text = repr(name)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}…"

@@ -14,8 +14,10 @@ import reference.model
 from conformance.port import TWIN, load_into, read_from
 from conformance.weights import unique_weights
 from reference.third_party import timm_vit, torchvision_vit
+from vit_flax import weight_files
 from vit_flax.config import preset
-from vit_flax.layouts import TIMM, TORCHVISION, Layout, read_any
+from vit_flax.layouts import TIMM, TORCHVISION, Layout, load_any, read_any
+from vit_flax.weight_files import save
 from vit_flax.weights import WeightError
 
 SQUARE = dict(image_size=(6, 6), patch_size=3, hidden_dim=12, num_heads=3, mlp_dim=12, num_layers=2, num_classes=12)
@@ -276,3 +278,21 @@ def test_an_incomplete_dict_is_refused_in_the_words_of_its_layout(name):
     del arrays[lost]
     with pytest.raises(WeightError, match=rf"^half\.npz: {name} weights: .*1 missing, first '{re.escape(lost)}'"):
         read_any(arrays, PAPER, "half.npz")
+
+
+@pytest.mark.parametrize("kind", (".npz", ".safetensors"))
+@pytest.mark.parametrize("name", ("canonical", "timm", "torchvision"))
+def test_a_file_in_any_layout_is_read(tmp_path, name, kind):
+    weights = unique_weights(PAPER)
+    save(weights if name == "canonical" else LAYOUTS[name].write(weights, PAPER), tmp_path / f"weights{kind}")
+    same(load_any(tmp_path / f"weights{kind}", PAPER), weights)
+
+
+@pytest.mark.parametrize("name", ("canonical", "timm", "torchvision"))
+@pytest.mark.parametrize("change", ({"num_layers": 3}, {"mlp_dim": 24}), ids=("deeper", "wider"))
+def test_a_file_of_another_model_is_refused_before_it_is_read(tmp_path, monkeypatch, name, change):
+    weights = unique_weights(PAPER)
+    save(weights if name == "canonical" else LAYOUTS[name].write(weights, PAPER), tmp_path / "a.npz")
+    monkeypatch.setattr(weight_files, "_read", lambda name, stored: pytest.fail(f"{name} was read"))
+    with pytest.raises(WeightError, match=rf"^{re.escape(str(tmp_path / 'a.npz'))}: {name} weights: "):
+        load_any(tmp_path / "a.npz", PAPER.replace(**change))

@@ -13,7 +13,7 @@ from conformance.plugin import pytest_report_teststatus
 from conformance.rungs import PRECISIONS
 from conformance.weights import random_weights
 from vit_flax import preset
-from vit_flax.weights import save
+from vit_flax.weight_files import save
 
 ROOT = Path(__file__).parents[2]
 
