@@ -1,123 +1,209 @@
-"""Checkpoints of a training run with Orbax: the last epoch's and the best one's, each kept whole or not at all.
+"""Checkpoints of a training run, each kept whole or not at all, whenever the process is killed or the power fails.
 
-last/7/ or best/5/   the epoch
-    state/           Orbax's
-    history.json
-    sha256.json      of every other file
+checkpoints/140/    after so many steps
+    state/          the step, the parameters, the optimizer's state and the running average: Orbax's, a tree of arrays
+    progress.json   the history of the epochs before, and the losses and accuracies of the one under way
+    settings.json   those of the run
+    sha256.json     of every other file
+
+Each is written beside the others as `part` and renamed once it is on the disk. Kept are the two newest, and the best
+epoch by the history of each. So `last` and `best` are read off the folders: nothing points to them that could be stale.
 """
 
 import hashlib
 import json
-import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from vit_flax import durable
 from vit_flax.devices import everywhere
-from vit_flax.settings import write_json
-from vit_flax.train import History, TrainState
+from vit_flax.loop import Begun, History
+from vit_flax.progress import tell
+from vit_flax.settings import Settings, differences, from_json, to_json
+from vit_flax.train import Metrics, TrainState
 
 Which = Literal["last", "best"]
+KEPT = ("step", "params", "opt_state", "average")  # what changes while training; all else follows from the settings
+GENERATIONS = 2
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is not there or cannot be read: the message names the folder."""
 
 
-class Checkpoints:
-    """The checkpoints under a folder. Use it as a context, which ends Orbax's threads."""
+def steps_kept(folder: Path) -> list[int]:
+    """The steps after which there is a checkpoint, whole or not, in a folder that may be missing."""
+    if (folder / "last").exists():
+        raise CheckpointError(f"{folder} is of an earlier version (it has a folder `last`): begin a new run")
+    return [int(path.name) for path in folder.glob("*") if path.name.isdecimal()]
 
-    def __init__(self, folder: Path) -> None:
+
+class Kept(NamedTuple):
+    """What a checkpoint holds."""
+
+    state: TrainState
+    history: History
+    begun: Begun | None  # the epoch under way
+
+
+class Checkpoints:
+    """The checkpoints of a run under a folder. Use it as a context, which ends Orbax's threads.
+
+    `planned`: numbers of epochs that the run was to have before it was extended to those of its settings.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, planned: tuple[int, ...] = ()) -> None:
         self.folder = folder.resolve()  # Orbax wants absolute paths
+        self.settings, self.planned = settings, planned
         self.orbax = ocp.StandardCheckpointer()
+        self.writer = ThreadPoolExecutor(max_workers=1)
+        self.writing: Future[None] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.orbax.close()
+        try:
+            self.wait()
+        finally:
+            self.writer.shutdown()
+            self.orbax.close()
 
-    def save(self, state: TrainState, history: History) -> None:
-        """Keep the epoch that just ended as the last, and as the best if no earlier one validated better."""
-        best = max(record["val/acc"] for record in history)
-        # The best goes first: were the run killed in between, resuming the last would come by here again.
-        names = ("best", "last") if history[-1]["val/acc"] >= best else ("last",)
-        part = self.folder / "part"
-        shutil.rmtree(part, ignore_errors=True)  # of a run that was killed
-        self.orbax.save(part / "state", _packed(_arrays(state)))
+    def save(self, state: TrainState, history: History, begun: Begun | None = None) -> None:
+        """Keep this state. It is written while training goes on; the next call waits, and raises what went wrong."""
+        self.wait()
+        arrays = jax.tree.map(np.array, _arrays(state))  # copies: training reuses the memory of what it consumes
+        self.writing = self.writer.submit(self._write, arrays, list(history), begun)
+
+    def wait(self) -> None:
+        """Until all is written. Raises what went wrong with it."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def newest(self) -> Path | None:
+        """The folder of the newest checkpoint, whole or not; None before the first."""
+        return self._path(max(steps_kept(self.folder), default=None))
+
+    def restore(self, which: Which, state: TrainState) -> Kept:
+        """The newest checkpoint, or that of its best epoch; `state` says what is in it.
+
+        Where that is damaged the one before takes its place, and a sentence says so. Raises `CheckpointError` if there
+        is none, or if its settings are not those of the run.
+        """
+        damage = None
+        for step in sorted(steps_kept(self.folder), reverse=True):
+            try:
+                found, kept = step, self._read(step, state)
+                if which == "best":
+                    if not kept.history:
+                        raise CheckpointError(f"no epoch has ended yet in {self.folder}")
+                    found = self._best(kept.history)
+                    kept = kept if found == step else self._read(found, state)
+            except _DamageError as error:
+                damage = damage or error
+                continue
+            if damage:
+                tell(f"{damage}: taking {self._path(found)} instead")
+            return kept
+        raise CheckpointError(damage or f"{self.folder} has no checkpoint yet")
+
+    def _path(self, step: int | None) -> Path | None:
+        return None if step is None else self.folder / str(step)
+
+    def _best(self, history: History) -> int:
+        """The step at which the best epoch ended: the later of equals."""
+        best = max(history, key=lambda record: (record["val/acc"], record["epoch"]))
+        return int(best["epoch"]) * self.settings.steps_per_epoch
+
+    def _write(self, arrays: dict[str, Any], history: History, begun: Begun | None) -> None:
+        step = int(arrays["step"])
+        whole, part = self.folder / str(step), self.folder / "part"
+        durable.make_folder(self.folder)
+        durable.remove(part)  # of a run that was killed
+        self.orbax.save(part / "state", arrays)
         self.orbax.wait_until_finished()
-        write_json(part / "history.json", history)
-        write_json(part / "sha256.json", _sha256(part))
-        for name in names:
-            _keep(part, self.folder / name / str(len(history)))
-        shutil.rmtree(part)
+        _write(part / "progress.json", _progress_to_json(history, begun))
+        _write(part / "settings.json", to_json(self.settings))
+        _write(part / "sha256.json", _sha256(part))
+        durable.sync_all(part)
+        durable.remove(whole)  # damaged, or training would not have come from an older one
+        durable.rename(part, whole)
+        self._forget_before(step, history)
 
-    def path(self, which: Which) -> Path | None:
-        """The folder of that checkpoint; None before the first."""
-        return latest(self.folder / which)
+    def _forget_before(self, step: int, history: History) -> None:
+        older = sorted((other for other in steps_kept(self.folder) if other <= step), reverse=True)
+        kept = set(older[:GENERATIONS])
+        for newest in older[:GENERATIONS]:
+            ended = history[: newest // self.settings.steps_per_epoch]
+            kept |= {self._best(ended)} if ended else set()
+        for other in set(older) - kept:
+            durable.remove(self.folder / str(other))
 
-    def restore(self, which: Which, state: TrainState) -> tuple[TrainState, History]:
-        """The state and history kept there; `state` says what they look like. Raises `CheckpointError`."""
-        if (path := self.path(which)) is None:
-            raise CheckpointError(f"{self.folder} has no checkpoint yet")
+    def _read(self, step: int, state: TrainState) -> Kept:
+        path = self.folder / str(step)
         try:
             # Before Orbax sees them: it overlooks damaged arrays, and goes on about other damage in the background.
-            if _sha256(path) != json.loads((path / "sha256.json").read_text()):
+            if _sha256(path) != _json(path / "sha256.json"):
                 raise ValueError("files are not as they were written, by their sha256")
-            wanted = _packed(_arrays(state))  # arrays, not shapes alone: they say the device as well
-            kept = _unpacked(self.orbax.restore(path / "state", wanted), _arrays(state))
-            return everywhere(state.replace(**kept), state.mesh), json.loads((path / "history.json").read_text())
+            self._check_settings(path)
+            history, begun = _progress_from_json(_json(path / "progress.json"))
+            arrays = self.orbax.restore(path / "state", jax.tree.map(np.asarray, _arrays(state)))
+            return Kept(everywhere(state.replace(**arrays), state.mesh), history, begun)
+        except CheckpointError:
+            raise
         except Exception as error:  # whatever Orbax and TensorStore stumble over
             reason = str(error).partition("\n")[0]
-            message = f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})"
-            raise CheckpointError(message) from error
+            raise _DamageError(f"{path} cannot be read and looks damaged ({type(error).__name__}: {reason})") from error
+
+    def _check_settings(self, path: Path) -> None:
+        kept = from_json(_json(path / "settings.json"))
+        changed = differences(kept, self.settings)
+        if kept.recipe.epochs in self.planned:
+            changed = [line for line in changed if not line.startswith("recipe.epochs ")]
+        if changed:
+            raise CheckpointError(f"{path} was trained with other settings than run.json has: {'; '.join(changed)}")
 
 
-def latest(folder: Path) -> Path | None:
-    """The newest epoch in last/ or best/; None before the first."""
-    epochs = [path for path in folder.glob("*") if path.name.isdecimal()]
-    return max(epochs, key=lambda path: int(path.name), default=None)
-
-
-def _keep(part: Path, whole: Path) -> None:
-    """Copy `part`, so that it is there whole or not at all, and in place of what was kept before."""
-    if whole.exists():
-        return
-    shutil.rmtree(whole.parent / "part", ignore_errors=True)
-    shutil.copytree(part, whole.parent / "part")
-    (whole.parent / "part").rename(whole)
-    for other in whole.parent.iterdir():
-        if other != whole:
-            shutil.rmtree(other)
+class _DamageError(ValueError):
+    pass
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """What changes while training; all else follows from the run's settings."""
-    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "average")}
+    return {name: getattr(state, name) for name in KEPT}
 
 
-# Orbax takes milliseconds for each array, and a state has hundreds: so it gets one array for each dtype.
+def _progress_to_json(history: History, begun: Begun | None) -> dict[str, Any]:
+    return {
+        "history": history,
+        "under_way": begun and {"steps": [_typed(x) for x in begun.metrics], "seconds": begun.seconds},
+    }
 
 
-def _packed(tree: Any) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves(tree)
-    kinds = sorted({str(leaf.dtype) for leaf in leaves})
-    return {kind: jnp.concatenate([leaf.ravel() for leaf in leaves if leaf.dtype == kind]) for kind in kinds}
+def _progress_from_json(plain: dict[str, Any]) -> tuple[History, Begun | None]:
+    under_way = plain["under_way"]
+    if under_way is None:
+        return plain["history"], None
+    metrics = Metrics(*(jnp.array(x["values"], jnp.dtype(x["dtype"])) for x in under_way["steps"]))
+    return plain["history"], Begun(metrics, under_way["seconds"])
 
 
-def _unpacked(packed: dict[str, jax.Array], like: Any) -> Any:
-    rest = {kind: np.asarray(array) for kind, array in packed.items()}
+def _typed(array: Any) -> dict[str, Any]:
+    return {"dtype": str(array.dtype), "values": np.asarray(array).tolist()}
 
-    def leaf(like: jax.Array) -> jax.Array:
-        kind = str(like.dtype)
-        own, rest[kind] = np.split(rest[kind], [like.size])
-        return jnp.array(own.reshape(like.shape))
 
-    return jax.tree.map(leaf, like)
+def _write(path: Path, plain: Any) -> None:
+    path.write_text(json.dumps(plain, indent=1) + "\n")
+
+
+def _json(path: Path) -> Any:
+    return json.loads(path.read_text())
 
 
 def _sha256(folder: Path) -> dict[str, str]:

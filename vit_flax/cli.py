@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 def train(options: argparse.Namespace) -> None:
     data, settings = _settings(options, Run.open(options.out).settings if options.resume else None)
     run = Run.resume(options.out, settings) if options.resume else Run.begin(options.out, settings)
-    with progress_bar(run) as progress:
+    with progress_bar(settings, run.steps_done()) as progress:
         result = run.train(data, progress)
     print(f"test_acc: {result['test_acc']:.4f} ({settings.source}, {result['test_images']} images, final parameters)")
     print(f"kept in {options.out}: checkpoints, tensorboard, result.json, learning_curve.png")
@@ -126,8 +126,10 @@ def evaluate(options: argparse.Namespace) -> None:
     shape = (*run.settings.config.image_size, run.settings.config.channels)
     if (data.classes, data.test.images.shape[1:]) != (run.settings.classes, shape):
         raise RunError(f"{options.run} was trained on {run.settings.source}; {data.source} has other classes or sizes")
-    state, history = run.restored(options.checkpoint)
-    print(f"{options.checkpoint} checkpoint of {options.run}: epoch {len(history)} of {run.settings.recipe.epochs}")
+    state, history, begun = run.restored(options.checkpoint)
+    under_way = f", and {len(begun.metrics.loss)} steps" if begun else ""
+    epochs = f"epoch {len(history)} of {run.settings.recipe.epochs}{under_way}"
+    print(f"{options.checkpoint} checkpoint of {options.run}: {epochs}")
     for name, dataset in (("val_acc", data.validation), ("test_acc", data.test)):
         print(f"{name}: {eval_model(state, dataset):.4f} ({data.source}, {len(dataset.labels)} images)")
 
@@ -136,7 +138,7 @@ def predict(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
     config = run.settings.config
     images = read_images(options.images, config.image_size, config.channels)
-    state, _ = run.restored(options.checkpoint)
+    state = run.restored(options.checkpoint).state
     for file, row in zip(options.images, probabilities(state, images), strict=True):
         print(f"{file}: {likeliest(row, run.settings.classes, SHOWN)}")
 

@@ -1,20 +1,28 @@
-"""A progress bar over a whole run: images per second, loss and time left."""
+"""What a person sees of a run while it goes on: a bar over all of it, and a sentence where something is unusual."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from vit_flax.run import Run
-from vit_flax.train import Progress
+from vit_flax.loop import Progress
+from vit_flax.settings import Settings
+
+
+def tell(sentence: str) -> None:
+    """Say something on stderr, beside a bar that may be there."""
+    tqdm.write(f"vit-flax: {sentence}", file=sys.stderr)
 
 
 @contextmanager
-def progress_bar(run: Run, label: str | None = None) -> Iterator[Progress]:
+def progress_bar(settings: Settings, steps_done: int, label: str | None = None) -> Iterator[Progress]:
     """What `Run.train` reports to, shown on stderr."""
-    per_epoch = run.settings.steps_per_epoch * run.settings.recipe.batch_size
-    total, done = run.settings.recipe.epochs * per_epoch, run.epochs_done() * per_epoch
-    with tqdm(desc=label, total=total, initial=done, unit=" images", unit_scale=True, dynamic_ncols=True) as bar:
+    batch = settings.recipe.batch_size
+    total = settings.recipe.epochs * settings.steps_per_epoch * batch
+    with tqdm(
+        desc=label, total=total, initial=steps_done * batch, unit=" images", unit_scale=True, dynamic_ncols=True
+    ) as bar:
 
         def progress(images: int, loss: float) -> None:
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)

@@ -1,12 +1,13 @@
 """A training run as a folder:
 
     run.json             its settings, and the versions and device it began on
-    checkpoints/         last/ and best/, each with the history of all epochs
+    lock                 held by the process that trains it
+    checkpoints/         by step, each with the history of all epochs before
     tensorboard/         train/loss, train/acc and val/acc by epoch
     result.json          once it has ended: the history, and the test accuracy of the final parameters
     learning_curve.png
 
-With the data, the first two are all that it needs to go on after an interruption.
+With the data, run.json and the checkpoints are all that it needs to go on after an interruption.
 """
 
 import json
@@ -17,22 +18,16 @@ from typing import Any
 
 from tensorboard.summary import Writer
 
-from vit_flax.checkpoint import Checkpoints, Which, latest
+from vit_flax.checkpoint import Checkpoints, Kept, Which, steps_kept
 from vit_flax.curve import draw
 from vit_flax.data import Data
 from vit_flax.devices import mesh_for
+from vit_flax.durable import make_folder, write_json
 from vit_flax.environment import environment
-from vit_flax.settings import Settings, differences, from_json, to_json, write_json
-from vit_flax.train import (
-    Diverged,
-    History,
-    Progress,
-    TrainState,
-    create_train_state,
-    eval_model,
-    initialize_model,
-    train_model,
-)
+from vit_flax.lock import LOCK, locked
+from vit_flax.loop import Diverged, History, Progress, train_model
+from vit_flax.settings import Settings, differences, from_json, to_json
+from vit_flax.train import TrainState, create_train_state, eval_model, initialize_model
 from vit_flax.weights import count_parameters
 
 SCALARS = ("train/loss", "train/acc", "val/acc")  # the article's
@@ -51,10 +46,11 @@ class Run:
     @classmethod
     def begin(cls, folder: Path, settings: Settings) -> "Run":
         """A new run. Raises `RunError` rather than touch a folder that holds something."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise RunError(f"{folder} is not empty: go on with the run there (--resume), or choose another --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "run.json", {"settings": to_json(settings), "environment": environment()})
+        _check_empty(folder)
+        make_folder(folder)
+        with locked(folder):
+            _check_empty(folder)  # still
+            write_json(folder / "run.json", {"settings": to_json(settings), "environment": environment()})
         return cls(folder, settings)
 
     @classmethod
@@ -83,27 +79,32 @@ class Run:
         return create_train_state(model, params, rng, s.recipe, s.steps_per_epoch, mesh_for(s.recipe.batch_size))
 
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints")
+        return Checkpoints(self.folder / "checkpoints", self.settings)
 
-    def epochs_done(self) -> int:
-        path = latest(self.folder / "checkpoints" / "last")
-        return int(path.name) if path else 0
+    def steps_done(self) -> int:
+        """Of the newest checkpoint."""
+        return max(steps_kept(self.folder / "checkpoints"), default=0)
 
-    def restored(self, which: Which) -> tuple[TrainState, History]:
-        """The state of the last or the best epoch. Raises `CheckpointError`."""
+    def restored(self, which: Which) -> Kept:
+        """The last state that was kept, or that of the best epoch. Raises `CheckpointError`."""
         with self.checkpoints() as checkpoints:
             return checkpoints.restore(which, self.fresh())
 
     def train(self, data: Data, progress: Progress | None = None, stop_after: int | None = None) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the end (or to an epoch): the result as it is kept.
 
-        Raises `RunError`, naming the step and the last good checkpoint, if the loss stops being finite.
+        Raises `LockError` if another process does, and `RunError`, naming the step and the last good checkpoint, if the
+        loss stops being finite.
         """
+        with locked(self.folder):
+            state, history = self._train(data, progress, stop_after)
+            return self._conclude(state, history, data)
+
+    def _train(self, data: Data, progress: Progress | None, stop_after: int | None) -> tuple[TrainState, History]:
         with self.checkpoints() as checkpoints, closing(self._scalars()) as scalars:
-            state = self.fresh()
-            history: History = []
-            if checkpoints.path("last"):
-                state, history = checkpoints.restore("last", state)
+            state, history, begun = Kept(self.fresh(), [], None)
+            if checkpoints.newest():
+                state, history, begun = checkpoints.restore("last", state)
             for record in history:
                 _log(scalars, record)
 
@@ -112,11 +113,11 @@ class Run:
                 _log(scalars, history[-1])
 
             try:
-                state, history = train_model(state, data, history, each_epoch, progress, stop_after)
+                return train_model(state, data, history, each_epoch, progress, stop_after, begun)
             except Diverged as error:
-                good = checkpoints.path("last") or "there is none"
+                checkpoints.wait()
+                good = checkpoints.newest() or "there is none"
                 raise RunError(f"{error}; the last good checkpoint: {good}") from error
-        return self._conclude(state, history, data)
 
     def _scalars(self) -> Writer:
         # Written anew from the history: what a killed run had logged of later epochs would show twice.
@@ -134,6 +135,13 @@ class Run:
         write_json(self.folder / "result.json", result)
         draw(result, self.settings, self.folder / "learning_curve.png")
         return result
+
+
+def _check_empty(folder: Path) -> None:
+    # A run that was killed as it began leaves its lock, and perhaps a part of its first file: nothing to lose.
+    left = {LOCK, "run.json.part"}
+    if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - left):
+        raise RunError(f"{folder} is not empty: go on with the run there (--resume), or choose another --out")
 
 
 def _log(scalars: Writer, record: dict[str, float]) -> None:

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
-from pathlib import Path
 from typing import Any
 
 from vit_flax.config import ViTConfig, preset
@@ -106,10 +104,3 @@ def _flat(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in plain.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def write_json(path: Path, plain: Any) -> None:
-    """Write a JSON file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(plain, indent=1) + "\n")
-    part.replace(path)

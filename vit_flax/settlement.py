@@ -17,11 +17,12 @@ import jax
 
 from vit_flax.data import Data, read_data
 from vit_flax.devices import split_cpu
+from vit_flax.durable import write_json
 from vit_flax.environment import environment
 from vit_flax.memory import keep_memory
 from vit_flax.progress import progress_bar
 from vit_flax.run import Run
-from vit_flax.settings import Settings, resolve, to_json, write_json
+from vit_flax.settings import Settings, resolve, to_json
 
 ARTICLE_PRESETS = ("article", "article-p4", "article-p4-untied")
 ARTICLE_ACCURACY = 0.7704  # the article's test_acc
@@ -42,7 +43,7 @@ def train_seeds(
         settings = resolve(preset, recipe, {}, seed, path, data)
         own = folder / f"{preset}-{recipe}-{seed}"
         run = Run.resume(own, settings) if own.exists() else Run.begin(own, settings)
-        with progress_bar(run, f"{preset} {recipe} seed {seed}") as progress:
+        with progress_bar(settings, run.steps_done(), f"{preset} {recipe} seed {seed}") as progress:
             result = run.train(data, progress, stop_after)
         runs.append({"seed": seed} | result)
     return {

@@ -1,14 +1,12 @@
-"""Training, as the article has it: state, loss, step, epoch, model; on data that stay on the device.
+"""Training, as the article has it: state, loss, steps, evaluation; on data that stay on the device.
 
 What a step draws depends on the seed, the step's number and how many devices there are, and an epoch's order on the
-seed and the epoch's number: so a run can stop after any epoch and go on bit for bit.
+seed and the epoch's number: so a run can stop after any step and go on bit for bit.
 
     B batch   n images of a dataset
 """
 
 import functools
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from vit_flax import loss
 from vit_flax.augment import augment, normalise
 from vit_flax.config import ViTConfig
-from vit_flax.data import Data, Dataset
+from vit_flax.data import Dataset
 from vit_flax.devices import divided, everywhere, mean_over_parts, mesh_for
 from vit_flax.erase import erase
 from vit_flax.mix import mix
@@ -36,8 +34,6 @@ from vit_flax.trivial_augment import trivial_augment
 STEPS_PER_CALL = 10
 
 Params = Any
-Progress = Callable[[int, float], None]  # told how many images were trained on, and their loss
-History = list[dict[str, float]]  # of each epoch: epoch, train/loss, train/acc, val/acc, seconds
 
 
 class Batch(NamedTuple):
@@ -50,14 +46,6 @@ class Metrics(NamedTuple):
 
     loss: Float[Array, "*steps"]
     accuracy: Float[Array, "*steps"]
-
-
-class Diverged(ArithmeticError):
-    """The loss is no longer a finite number; steps count from 1."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__(f"the loss is not finite at step {step}")
-        self.step = step
 
 
 class TrainState(train_state.TrainState):
@@ -181,41 +169,6 @@ def epoch_rows(state: TrainState, epoch: int, n: int) -> Int[np.ndarray, "steps 
     return np.asarray(order)[: steps * batch_size].reshape(steps, batch_size)
 
 
-def train_epoch(
-    state: TrainState, dataset: Dataset, epoch: int, progress: Progress | None = None
-) -> tuple[TrainState, Metrics]:
-    """One pass over the data: the new state, and the epoch's mean metrics.
-
-    `progress(images, loss)` hears of each call, one call late, so that the device never waits.
-    Raises `Diverged` as soon as a loss that is not finite has been heard of.
-    """
-    rows = epoch_rows(state, epoch, len(dataset.labels))
-    per_call = _per_call(len(rows))
-    first = int(state.step)
-    calls: list[Metrics] = []
-
-    def hear(call: int) -> None:
-        losses = np.asarray(calls[call].loss)
-        if not np.isfinite(losses).all():
-            raise Diverged(first + call * per_call + int(np.isfinite(losses).argmin()) + 1)
-        if progress is not None:
-            progress(per_call * rows.shape[1], float(losses.mean()))
-
-    for start in range(0, len(rows), per_call):
-        state, metrics = train_steps(state, dataset, divided(rows[start : start + per_call], state.mesh, axis=1))
-        calls.append(metrics)
-        if len(calls) > 1:
-            hear(len(calls) - 2)
-    hear(len(calls) - 1)
-    losses, accuracies = (jnp.concatenate(part) for part in zip(*calls, strict=True))
-    return state, Metrics(losses.mean(), accuracies.mean())
-
-
-def _per_call(steps: int) -> int:
-    """The most steps in a call such that all calls of an epoch are alike, and compiled once."""
-    return max(k for k in range(1, STEPS_PER_CALL + 1) if steps % k == 0)
-
-
 def eval_step(state: TrainState, images: UInt8[Array, "B height width C"]) -> Float[Array, "B classes"]:
     """Logits of images as they are, in float32, with the parameters that are evaluated."""
     images = normalise(images, state.recipe.means, state.recipe.stds)
@@ -244,36 +197,3 @@ def eval_model(state: TrainState, dataset: Dataset) -> float:
     rows = np.arange(-(-n // batch_size) * batch_size).reshape(-1, batch_size)
     rows, mask = divided((rows % n, rows < n), state.mesh, axis=1)
     return int(_count_correct(state, dataset, rows, mask)) / n
-
-
-def train_model(
-    state: TrainState,
-    data: Data,
-    history: History | None = None,
-    each_epoch: Callable[[TrainState, History], None] | None = None,
-    progress: Progress | None = None,
-    stop_after: int | None = None,
-) -> tuple[TrainState, History]:
-    """All epochs of the recipe that the history still lacks, validating after each. Raises `Diverged`.
-
-    `each_epoch(state, history)` is called at the end of each. After epoch `stop_after` the rest is left for later.
-    """
-    epochs = min(state.recipe.epochs, stop_after or state.recipe.epochs)
-    history = list(history or [])
-    train, validation = everywhere((data.train, data.validation), state.mesh)
-    for epoch in range(len(history) + 1, epochs + 1):
-        start = time.perf_counter()
-        state, metrics = train_epoch(state, train, epoch, progress)
-        trained = time.perf_counter()
-        history.append(
-            {
-                "epoch": epoch,
-                "train/loss": float(metrics.loss),
-                "train/acc": float(metrics.accuracy),
-                "val/acc": eval_model(state, validation),
-                "seconds": trained - start,
-            }
-        )
-        if each_epoch is not None:
-            each_epoch(state, history)
-    return state, history

@@ -8,7 +8,7 @@ import pytest
 
 from reference import data as host
 from tests.benchmark.race import race, ratio
-from vit_flax import train
+from vit_flax import loop, train
 from vit_flax.config import preset
 from vit_flax.data import Dataset
 from vit_flax.devices import divided, everywhere, mesh_for
@@ -49,7 +49,7 @@ def test_epoch(benchmark, dataset, monkeypatch, steps_per_call):
     losses = []
 
     def epoch(state):
-        _, metrics = train.train_epoch(state, on_device, epoch=1)
+        _, metrics = loop.train_epoch(state, on_device, epoch=1)
         losses.append(float(metrics.loss))
 
     epoch(fresh())  # compiles

@@ -10,7 +10,7 @@ import pytest
 from conformance import tolerances
 from conformance.tables import RESULTS
 from vit_flax.data import read_data
-from vit_flax.settings import write_json
+from vit_flax.durable import write_json
 from vit_flax.settlement import ARTICLE_ACCURACY, record_name, train_seeds
 
 SEEDS = (0, 1, 2)

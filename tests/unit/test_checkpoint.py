@@ -1,5 +1,6 @@
-"""What is kept comes back to the bit, and what is damaged is an error that names the folder."""
+"""What is kept comes back to the bit, and where it is damaged the one before is taken, and a sentence says so."""
 
+import dataclasses
 import re
 import shutil
 from pathlib import Path
@@ -10,17 +11,33 @@ import numpy as np
 import pytest
 from orbax.checkpoint import StandardCheckpointer
 
-from vit_flax.checkpoint import CheckpointError, Checkpoints, latest
+from vit_flax import durable
+from vit_flax.checkpoint import CheckpointError, Checkpoints
 from vit_flax.config import preset
 from vit_flax.devices import everywhere, mesh_for
+from vit_flax.loop import Begun
 from vit_flax.recipe import recipe
-from vit_flax.train import create_train_state
+from vit_flax.settings import Settings
+from vit_flax.train import Metrics, create_train_state
 
 RECIPES = {
     "article": recipe("article"),
     "modern": recipe("modern"),  # with a schedule, clipping, decay and a running average
 }
 KEPT = ("step", "params", "opt_state", "average")
+STEPS_PER_EPOCH = 2
+SETTINGS = Settings(
+    preset="digits",
+    config=preset("digits"),
+    recipe_name="modern",
+    recipe=RECIPES["modern"].replace(batch_size=10),
+    seed=3,
+    data=None,
+    source="toy shapes",
+    digest="0123",
+    train_images=10 * STEPS_PER_EPOCH,
+    classes=("circle", "square"),
+)
 
 
 class Model:
@@ -51,19 +68,28 @@ def history_of(*val_acc):
     return [{"epoch": i, "train/loss": 0.1 + 0.2, "val/acc": value} for i, value in enumerate(val_acc, start=1)]
 
 
-def save_all(folder, *val_acc):
-    """A run with these validation accuracies, two steps an epoch."""
-    with Checkpoints(folder) as checkpoints:
+def kept_in(folder, settings=SETTINGS, **planned):
+    return Checkpoints(folder, settings, **planned)
+
+
+def save_all(folder, *val_acc, settings=SETTINGS):
+    """A run with these validation accuracies."""
+    with kept_in(folder, settings) as checkpoints:
         for epoch in range(1, len(val_acc) + 1):
-            checkpoints.save(state_after(2 * epoch), history_of(*val_acc[:epoch]))
+            checkpoints.save(state_after(STEPS_PER_EPOCH * epoch), history_of(*val_acc[:epoch]))
 
 
 def epoch_of(folder, which):
     """The epoch that is kept as the last or the best, by its state and by its history."""
-    with Checkpoints(folder) as checkpoints:
-        state, history = checkpoints.restore(which, state_after(0, seed=1))
-    assert int(state.step) == 2 * len(history)
+    with kept_in(folder) as checkpoints:
+        state, history, begun = checkpoints.restore(which, state_after(0, seed=1))
+    assert int(state.step) == STEPS_PER_EPOCH * len(history)
+    assert begun is None
     return len(history)
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def same(a, b):
@@ -80,13 +106,13 @@ def check_same(state, kept):
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_every_bit_of_a_state_comes_back(tmp_path, recipe):
-    state, history = state_after(3, recipe), history_of(0.1, 1 / 3)
-    with Checkpoints(tmp_path) as checkpoints:
+    state, history = state_after(4, recipe), history_of(0.1, 1 / 3)
+    with kept_in(tmp_path) as checkpoints:
         checkpoints.save(state, history)
-    with Checkpoints(tmp_path) as checkpoints:
+    with kept_in(tmp_path) as checkpoints:
         fresh = state_after(0, recipe, seed=1)
         for which in ("last", "best"):
-            back, kept_history = checkpoints.restore(which, fresh)
+            back, kept_history, _ = checkpoints.restore(which, fresh)
             check_same(state, back)
             assert kept_history == history
             assert back.rng is fresh.rng  # which the settings say
@@ -94,10 +120,11 @@ def test_every_bit_of_a_state_comes_back(tmp_path, recipe):
 
 @pytest.mark.parametrize(("kept_on", "wanted_on"), [(1, 2), (2, 1)])
 def test_a_state_comes_back_on_another_number_of_devices(tmp_path, kept_on, wanted_on):
-    kept, wanted = (on(mesh_for(n), state_after(steps)) for n, steps in ((kept_on, 3), (wanted_on, 0)))
-    with Checkpoints(tmp_path) as checkpoints:
+    kept, wanted = (on(mesh_for(n), state_after(steps)) for n, steps in ((kept_on, 2), (wanted_on, 0)))
+    with kept_in(tmp_path) as checkpoints:
         checkpoints.save(kept, history_of(0.1))
-        back, _ = checkpoints.restore("last", wanted)
+        checkpoints.wait()
+        back, *_ = checkpoints.restore("last", wanted)
     check_same(kept, back)
     assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(back.params)} == {wanted_on}
 
@@ -130,10 +157,11 @@ def test_what_is_kept_is_the_state_as_it_was_when_it_was_saved(tmp_path):
     state = state_after(3)
     expected = jax.tree.map(np.array, {name: getattr(state, name) for name in KEPT})
     forget = jax.jit(lambda tree: jax.tree.map(lambda leaf: leaf * 0 + 7, tree), donate_argnums=0)
-    with Checkpoints(tmp_path) as checkpoints:
+    with kept_in(tmp_path) as checkpoints:
         checkpoints.save(state, history_of(0.5))
         forget({name: getattr(state, name) for name in ("params", "average")})
-        back, _ = checkpoints.restore("last", state_after(0))
+        checkpoints.wait()
+        back, *_ = checkpoints.restore("last", state_after(0))
     check_same(state_after(0).replace(**expected), back)
 
 
@@ -154,67 +182,144 @@ def test_the_best_epoch_is_kept_beside_the_last(tmp_path, val_acc, best):
     assert (epoch_of(tmp_path, "last"), epoch_of(tmp_path, "best")) == (len(val_acc), best)
 
 
-def test_no_other_epoch_is_kept(tmp_path):
-    save_all(tmp_path, 0.5, 0.6, 0.4)
-    kept = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*") if path.name.isdecimal()}
-    assert kept == {"best/2", "last/3"}
+@pytest.mark.parametrize(
+    ("val_acc", "epochs"),
+    (
+        ((0.5, 0.6, 0.4, 0.3, 0.2), {2, 4, 5}),
+        ((0.5, 0.6, 0.7, 0.3, 0.8), {3, 4, 5}),  # the third is the best by the history of the fourth
+        ((0.5, 0.6, 0.7), {2, 3}),
+        ((0.9, 0.6, 0.7, 0.91), {1, 3, 4}),
+    ),
+    ids=str,
+)
+def test_the_two_newest_are_kept_and_the_best_epoch_of_each(tmp_path, val_acc, epochs):
+    save_all(tmp_path, *val_acc)
+    assert names_in(tmp_path) == {str(STEPS_PER_EPOCH * epoch) for epoch in epochs}
 
 
-def test_the_path_is_where_it_lies(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        assert (checkpoints.path("last"), checkpoints.path("best")) == (None, None)
-    save_all(tmp_path, 0.6, 0.5)
-    with Checkpoints(tmp_path) as checkpoints:
-        assert (checkpoints.path("last"), checkpoints.path("best")) == (tmp_path / "last/2", tmp_path / "best/1")
-        assert checkpoints.path("last").is_dir()
+def test_the_newest_is_named_by_its_step_as_a_number(tmp_path):
+    for step in (9, 10):
+        (tmp_path / str(step)).mkdir()
+    with kept_in(tmp_path) as checkpoints:
+        assert checkpoints.newest() == tmp_path / "10"
 
 
-def test_the_newer_epoch_counts_where_a_killed_run_left_both(tmp_path):
-    for epoch in (9, 10):
-        (tmp_path / str(epoch)).mkdir()
-    assert latest(tmp_path) == tmp_path / "10"
+def test_there_is_none_before_the_first(tmp_path):
+    with kept_in(tmp_path / "missing") as checkpoints:
+        assert checkpoints.newest() is None
 
 
 def test_saving_an_epoch_again_changes_nothing(tmp_path):
     save_all(tmp_path, 0.5, 0.6)
-    with Checkpoints(tmp_path) as checkpoints:
+    with kept_in(tmp_path) as checkpoints:
         checkpoints.save(state_after(4), history_of(0.5, 0.6))
         checkpoints.save(state_after(4), history_of(0.5, 0.6))
     assert (epoch_of(tmp_path, "last"), epoch_of(tmp_path, "best")) == (2, 2)
 
 
-def test_a_run_that_was_killed_between_best_and_last_saves_that_epoch_again(tmp_path):
-    save_all(tmp_path, 0.5, 0.6)
-    shutil.rmtree(tmp_path / "last")
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state_after(2), history_of(0.5))
+def test_what_is_newer_is_never_deleted(tmp_path):
+    save_all(tmp_path, 0.5, 0.6, 0.7, 0.8)
+    with kept_in(tmp_path) as checkpoints:
         checkpoints.save(state_after(4), history_of(0.5, 0.6))
-    assert (epoch_of(tmp_path, "last"), epoch_of(tmp_path, "best")) == (2, 2)
+    assert names_in(tmp_path) >= {"4", "6", "8"}
 
 
-def test_the_best_is_complete_before_the_last_begins(tmp_path):
-    """Or a run that is killed in between would go on from the last and never come by its best again."""
+BEGUN = Begun(Metrics(jnp.array([1 / 3, 0.1], jnp.float32), jnp.array([0.5, 0.7], jnp.bfloat16)), 1.5)
+
+
+def test_an_epoch_under_way_comes_back_to_the_bit(tmp_path):
+    with kept_in(tmp_path) as checkpoints:
+        checkpoints.save(state_after(3), history_of(0.5), BEGUN)
+        checkpoints.wait()
+        state, history, begun = checkpoints.restore("last", state_after(0))
+    assert (int(state.step), history, begun.seconds) == (3, history_of(0.5), 1.5)
+    jax.tree.map(same, begun.metrics, BEGUN.metrics)
+
+
+def test_an_epoch_under_way_is_not_the_best(tmp_path):
     save_all(tmp_path, 0.5)
-    completed = (tmp_path / "best/1").stat().st_ctime_ns  # when it got this name
-    assert min(file.stat().st_ctime_ns for file in (tmp_path / "last/1").rglob("*") if file.is_file()) >= completed
+    with kept_in(tmp_path) as checkpoints:
+        checkpoints.save(state_after(3), history_of(0.5), BEGUN)
+    assert epoch_of(tmp_path, "best") == 1
+
+
+def test_before_the_first_epoch_ends_there_is_no_best(tmp_path):
+    with kept_in(tmp_path) as checkpoints:
+        checkpoints.save(state_after(1), [], BEGUN)
+    with pytest.raises(CheckpointError, match="no epoch has ended yet in"):
+        epoch_of(tmp_path, "best")
+
+
+def test_orbax_reads_the_state_without_this_package(tmp_path):
+    save_all(tmp_path, 0.5)
+    tree = StandardCheckpointer().restore(tmp_path / "2/state")
+    jax.tree.map(same, tree["params"], jax.tree.map(np.asarray, state_after(2).params))
+    assert tree["step"] == 2
 
 
 def test_what_a_killed_save_left_behind_is_no_checkpoint(tmp_path):
     save_all(tmp_path, 0.5)
-    whole = tmp_path / "last/1"
-    shutil.copytree(whole, tmp_path / "last/2.orbax-checkpoint-tmp-1700000000000000")
-    shutil.copytree(whole, tmp_path / "best/2.orbax-checkpoint-tmp")
-    shutil.copytree(whole, tmp_path / "best/part")
-    shutil.copytree(whole, tmp_path / "part")
+    shutil.copytree(tmp_path / "2", tmp_path / "part")
+    shutil.copytree(tmp_path / "2", tmp_path / "part/state.orbax-checkpoint-tmp")
     assert (epoch_of(tmp_path, "last"), epoch_of(tmp_path, "best")) == (1, 1)
     save_all(tmp_path, 0.5, 0.6)
     assert (epoch_of(tmp_path, "last"), epoch_of(tmp_path, "best")) == (2, 2)
+    assert names_in(tmp_path) == {"2", "4"}
+
+
+def test_what_goes_wrong_while_writing_is_raised_by_the_next_call(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(durable, "sync_all", full)
+    with kept_in(tmp_path) as checkpoints:
+        checkpoints.save(state_after(2), history_of(0.5))
+        with pytest.raises(OSError, match="No space left"):
+            checkpoints.save(state_after(4), history_of(0.5, 0.6))
+    with pytest.raises(OSError, match="No space left"), kept_in(tmp_path) as checkpoints:
+        checkpoints.save(state_after(2), history_of(0.5))
+
+
+SEED = dataclasses.replace(SETTINGS, seed=4)
+HEADS = dataclasses.replace(SETTINGS, config=SETTINGS.config.replace(num_heads=1))
+LONGER = dataclasses.replace(SETTINGS, recipe=SETTINGS.recipe.replace(epochs=SETTINGS.recipe.epochs + 1))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    (
+        (SEED, r"seed was 3, not 4"),
+        (HEADS, r"config\.num_heads was \d+, not 1"),
+        (LONGER, r"recipe\.epochs was 300, not 301"),
+    ),
+    ids=("seed", "heads", "epochs"),
+)
+@pytest.mark.parametrize("which", ("last", "best"))
+def test_a_checkpoint_of_other_settings_is_refused_and_the_field_named(tmp_path, other, named, which):
+    save_all(tmp_path, 0.5)
+    with (
+        kept_in(tmp_path, other) as checkpoints,
+        pytest.raises(CheckpointError, match=f"/2 was trained with other settings than run.json has: {named}$"),
+    ):
+        checkpoints.restore(which, state_after(0))
+
+
+def test_a_checkpoint_of_a_run_that_was_extended_since_is_its_own(tmp_path):
+    save_all(tmp_path, 0.5)
+    with kept_in(tmp_path, LONGER, planned=(300,)) as checkpoints:
+        assert len(checkpoints.restore("last", state_after(0)).history) == 1
+
+
+def test_checkpoints_of_an_earlier_version_are_refused_in_a_sentence(tmp_path):
+    (tmp_path / "last/7").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="is of an earlier version"):
+        epoch_of(tmp_path, "last")
 
 
 @pytest.mark.parametrize("which", ("last", "best"))
 def test_no_checkpoint_yet_is_an_error_that_names_the_folder(tmp_path, which):
     with (
-        Checkpoints(tmp_path) as checkpoints,
+        kept_in(tmp_path) as checkpoints,
         pytest.raises(CheckpointError, match=rf"^{re.escape(str(tmp_path))} has no"),
     ):
         checkpoints.restore(which, state_after(0))
@@ -242,32 +347,53 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("harm", (truncate, flip, empty, Path.unlink), ids=lambda harm: harm.__name__)
-def test_damage_to_any_file_is_an_error_that_names_the_folder(tmp_path, whole, harm, capfd):
+def test_where_any_file_is_damaged_the_checkpoint_before_is_taken_and_a_sentence_says_so(tmp_path, whole, harm, capfd):
     folder = tmp_path / "run"
-    files = [file.relative_to(whole) for file in (whole / "last/2").rglob("*") if file.is_file()]
+    files = [file.relative_to(whole) for file in (whole / "4").rglob("*") if file.is_file()]
     assert sum((whole / file).stat().st_size for file in files) > 4 * 64 * 32  # the arrays are among them
     for file in files:
         shutil.copytree(whole, folder)
         harm(folder / file)
-        with pytest.raises(
-            CheckpointError, match=f"^{re.escape(str(folder / 'last/2'))} cannot be read and looks damaged"
-        ):
-            epoch_of(folder, "last")
+        assert epoch_of(folder, "last") == 1
+        sentence = rf"vit-flax: {folder}/4 cannot be read and looks damaged \(.*\): taking {folder}/2 instead\n"
+        assert re.fullmatch(sentence, capfd.readouterr().err)  # and not a word from the background
         shutil.rmtree(folder)
-    assert capfd.readouterr() == ("", "")  # one error, and not a word from the background
 
 
-def test_damage_to_the_last_leaves_the_best_readable(tmp_path, whole):
+def test_damage_to_the_best_makes_that_of_the_checkpoint_before_the_best(tmp_path, capsys):
+    save_all(tmp_path, 0.5, 0.6, 0.4)
+    shutil.rmtree(tmp_path / "4/state")
+    assert epoch_of(tmp_path, "last") == 3
+    with pytest.raises(CheckpointError, match="/4 cannot be read and looks damaged"):
+        epoch_of(tmp_path, "best")
+    save_all(tmp_path / "rising", 0.5, 0.6, 0.7)
+    shutil.rmtree(tmp_path / "rising/6/state")
+    assert epoch_of(tmp_path / "rising", "best") == 2
+    assert "rising/6 cannot be read and looks damaged" in capsys.readouterr().err
+
+
+def test_where_all_are_damaged_the_newest_is_named(tmp_path, whole):
     shutil.copytree(whole, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/last/2/state")
-    assert epoch_of(tmp_path / "run", "best") == 1
+    for step in (2, 4):
+        flip(tmp_path / f"run/{step}/progress.json")
+    with pytest.raises(CheckpointError, match=f"^{tmp_path}/run/4 cannot be read and looks damaged"):
+        epoch_of(tmp_path / "run", "last")
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_run_that_went_on_from_the_one_before(tmp_path, whole, capsys):
+    shutil.copytree(whole, tmp_path / "run")
+    flip(tmp_path / "run/4/progress.json")
+    with kept_in(tmp_path / "run") as checkpoints:
+        checkpoints.save(state_after(4), history_of(0.6, 0.5))
+    assert epoch_of(tmp_path / "run", "last") == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_an_error_that_says_nothing_still_names_the_folder(whole, monkeypatch):
     def fail(*_, **__):
         raise AssertionError
 
-    with Checkpoints(whole) as checkpoints:
+    with kept_in(whole) as checkpoints:
         monkeypatch.setattr(StandardCheckpointer, "restore", fail)
-        with pytest.raises(CheckpointError, match=re.escape(str(whole / "last/2"))):
+        with pytest.raises(CheckpointError, match=re.escape(str(whole / "4"))):
             checkpoints.restore("last", state_after(0))

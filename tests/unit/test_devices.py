@@ -13,7 +13,7 @@ from conformance.cases import Case
 from conformance.flax_side import DividedSide
 from conformance.ladder import Ladder
 from conformance.rungs import BY_NAME
-from vit_flax import devices, train
+from vit_flax import devices, loop, train
 from vit_flax.config import preset
 from vit_flax.data import Dataset
 from vit_flax.devices import divided, everywhere, mean_over_parts, mesh_for
@@ -85,7 +85,7 @@ def states(quickly_compiled):
     def trained(mesh):
         model, params, key = train.initialize_model(plain.regularised(config), seed=0)
         state = train.create_train_state(model, params, key, plain, 2, mesh)
-        return train.train_epoch(state, everywhere(data, mesh), epoch=1)
+        return loop.train_epoch(state, everywhere(data, mesh), epoch=1)
 
     return data, trained(mesh_for(1)), trained(BOTH)
 

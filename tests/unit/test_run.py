@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vit_flax import train
-from vit_flax.checkpoint import Checkpoints
+from vit_flax.checkpoint import CheckpointError, Checkpoints
 from vit_flax.cli import main
 from vit_flax.data import read_data
+from vit_flax.lock import LOCK, LockError, locked
 from vit_flax.run import SCALARS, Run, RunError
 from vit_flax.settings import resolve
 
@@ -42,7 +45,7 @@ def settings_for(data, seed=SEED):
 
 
 def leaves(run, which="last"):
-    state, _ = run.restored(which)
+    state = run.restored(which).state
     return [np.asarray(leaf) for leaf in jax.tree.leaves((state.step, state.params, state.opt_state))]
 
 
@@ -75,7 +78,7 @@ def test_a_run_leaves_all_that_it_promises(straight, data):
     assert kept["environment"]["packages"].keys() >= {"jax", "flax", "optax"}
     assert kept["settings"]["recipe"]["epochs"] == EPOCHS
     assert [record["epoch"] for record in result["history"]] == list(range(1, EPOCHS + 1))
-    state, history = run.restored("last")
+    state, history, _ = run.restored("last")
     assert history == result["history"]
     assert train.eval_model(state, data.test) == result["test_acc"]
 
@@ -89,7 +92,7 @@ def test_tensorboard_gets_the_article_s_scalars(straight):
 
 def test_the_best_checkpoint_is_the_last_of_the_best_epochs(straight):
     run, result = straight
-    _, history = run.restored("best")
+    history = run.restored("best").history
     accuracies = [record["val/acc"] for record in result["history"]]
     assert len(history) == max(i for i, a in enumerate(accuracies, 1) if a == max(accuracies))
 
@@ -127,6 +130,62 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         Run.open(tmp_path)
 
 
+def test_a_run_that_was_killed_as_it_began_can_begin_again_and_is_no_run_before(data, tmp_path):
+    (tmp_path / "run.json.part").write_text('{"settings": {"pre')
+    (tmp_path / "lock").write_text("{}")
+    with pytest.raises(RunError, match=rf"{tmp_path} holds no run"):
+        Run.open(tmp_path)
+    Run.begin(tmp_path, settings_for(data))
+    assert Run.open(tmp_path).settings == settings_for(data)
+    assert not (tmp_path / "run.json.part").exists()
+
+
+def test_a_second_process_is_told_of_the_first_and_changes_nothing(straight, data):
+    run, _ = straight
+    before = written(run.folder)
+    with locked(run.folder), pytest.raises(LockError, match=f"{run.folder} is in use by process {os.getpid()} on"):
+        Run.open(run.folder).train(data)
+    assert written(run.folder) == before
+
+
+def written(folder):
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file() and file.name != LOCK}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    (
+        (lambda kept: kept.update(seed=9), "seed was 3, not 9"),
+        (lambda kept: kept["recipe"].update(learning_rate=0.5), r"recipe.learning_rate was 0.002, not 0.5"),
+        (lambda kept: kept["config"].update(num_heads=1), r"config.num_heads was \d, not 1"),
+        (lambda kept: kept["recipe"].update(epochs=9), r"recipe.epochs was 4, not 9"),
+    ),
+    ids=("seed", "rate", "heads", "epochs"),
+)
+def test_settings_that_were_edited_after_a_checkpoint_are_refused(straight, data, tmp_path, change, named):
+    shutil.copytree(straight[0].folder, tmp_path / "run")
+    file = tmp_path / "run/run.json"
+    kept = json.loads(file.read_text())
+    change(kept["settings"])
+    file.write_text(json.dumps(kept))
+    with pytest.raises(CheckpointError, match=f"/40 was trained with other settings than run.json has: {named}$"):
+        Run.open(tmp_path / "run").train(data)
+    with pytest.raises(CheckpointError, match=named):
+        Run.open(tmp_path / "run").restored("best")
+
+
+def test_a_run_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before_to_the_same_bits(
+    straight, data, tmp_path, capsys
+):
+    run, result = Run(tmp_path / "run", straight[0].settings), straight[1]
+    shutil.copytree(straight[0].folder, run.folder)
+    (run.folder / "checkpoints/40/progress.json").write_text("{}")
+    assert run.train(data)["test_acc"] == result["test_acc"]
+    assert re.search(r"checkpoints/40 .* looks damaged .*: taking .*/30 instead\n", capsys.readouterr().err)
+    assert same_bits(leaves(run), leaves(straight[0]))
+    assert capsys.readouterr().err == ""
+
+
 def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_checkpoint(data, tmp_path, monkeypatch):
     run = Run.begin(tmp_path / "run", settings_for(data))
     run.train(data, stop_after=2)
@@ -134,11 +193,11 @@ def test_a_loss_that_is_nan_stops_the_run_and_names_step_and_checkpoint(data, tm
     restore = Checkpoints.restore
 
     def spoilt(*args):
-        state, history = restore(*args)
-        return state.replace(params=jax.tree.map(lambda leaf: leaf * np.nan, state.params)), history
+        kept = restore(*args)
+        return kept._replace(state=kept.state.replace(params=jax.tree.map(lambda x: x * np.nan, kept.state.params)))
 
     monkeypatch.setattr(Checkpoints, "restore", spoilt)
-    with pytest.raises(RunError, match=r"not finite at step 21; the last good checkpoint: .*run/checkpoints/last/2$"):
+    with pytest.raises(RunError, match=r"not finite at step 21; the last good checkpoint: .*run/checkpoints/20$"):
         Run.open(run.folder).train(data)
     monkeypatch.undo()
     assert same_bits(leaves(run), kept)
@@ -151,7 +210,7 @@ def test_killed_and_resumed_equals_straight_on_bit_for_bit(straight, tmp_path):
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True
     ) as killed:
-        while not (out / "checkpoints/last/2").exists():
+        while not (out / "checkpoints/20").exists():
             assert killed.poll() is None, killed.communicate()
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)

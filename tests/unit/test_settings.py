@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from vit_flax.config import PRESETS, preset
 from vit_flax.data import Data, Dataset
 from vit_flax.recipe import RECIPES, recipe
-from vit_flax.settings import Settings, differences, digest, from_json, resolve, to_json, write_json
+from vit_flax.settings import Settings, differences, digest, from_json, resolve, to_json
 
 CLASSES = ("circle", "square", "star")
 SIZES = {"train": 130, "validation": 5, "test": 7}
@@ -200,29 +199,3 @@ def test_differences_are_named_one_by_one():
 @pytest.mark.parametrize("path", ("another/copy", None))
 def test_the_same_data_may_lie_elsewhere(path):
     assert differences(read_back(settings_of()), settings_of(data=path)) == []
-
-
-def half(path, text):
-    with path.open("w") as file:
-        file.write(text[: len(text) // 2])
-    raise OSError("no space left on device")
-
-
-@pytest.mark.parametrize(
-    ("plain", "error"), (({"new": object()}, TypeError), ({"new": 1}, OSError)), ids=("not data", "disk full")
-)
-def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path, monkeypatch, plain, error):
-    file = tmp_path / "run.json"
-    write_json(file, {"old": 1})
-    old = file.read_text()
-    monkeypatch.setattr(Path, "write_text", half)
-    with pytest.raises(error):
-        write_json(file, plain)
-    assert file.read_text() == old
-
-
-def test_a_file_holds_what_was_written_last_and_lies_alone(tmp_path):
-    for plain in ({"old": [1, 2]}, {"new": 0.1}):
-        write_json(tmp_path / "run.json", plain)
-    assert json.loads((tmp_path / "run.json").read_text()) == {"new": 0.1}
-    assert [file.name for file in tmp_path.iterdir()] == ["run.json"]

@@ -49,7 +49,7 @@ def test_no_path_gets_into_a_record(data, tmp_path):
 def test_what_is_there_is_not_trained_again(data, tmp_path, monkeypatch):
     first = train_seeds("digits", "digits", (0,), data, None, tmp_path, stop_after=1)
     calls = []
-    monkeypatch.setattr("vit_flax.train.train_epoch", lambda *args: calls.append(args))
+    monkeypatch.setattr("vit_flax.loop.train_epoch", lambda *args: calls.append(args))
     again = train_seeds("digits", "digits", (0,), data, None, tmp_path, stop_after=1)
     assert calls == []
     assert again["runs"] == first["runs"]

@@ -10,11 +10,12 @@ import optax
 import pytest
 
 from conformance.tolerances import FLOAT64
-from vit_flax import train
+from vit_flax import loop, train
 from vit_flax.config import preset
 from vit_flax.data import Data, Dataset
+from vit_flax.loop import Diverged, train_model
 from vit_flax.recipe import recipe
-from vit_flax.train import Batch, Diverged, Metrics, create_train_state, eval_model, initialize_model, train_model
+from vit_flax.train import Batch, Metrics, create_train_state, eval_model, initialize_model
 
 SIZES = dict(patch_size=4, hidden_dim=8, num_layers=1, num_heads=2, mlp_dim=16, num_classes=3)
 WHOLE = dict(crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
@@ -118,7 +119,7 @@ def keys_of(seed):
         patch.setattr(jax.random, "permutation", permutation)
         state = linear_state(apply=apply, seed=seed)
         for epoch in (1, 2):
-            state, _ = train.train_epoch(state, DATA.train, epoch)
+            state, _ = loop.train_epoch(state, DATA.train, epoch)
     jax.effects_barrier()
     return {name: sorted(keys) for name, keys in seen.items()}
 
@@ -380,14 +381,14 @@ def told(monkeypatch):
 def test_progress_hears_of_every_image_once_and_metrics_are_means_over_all_steps(told, monkeypatch, per_call):
     monkeypatch.setattr(train, "STEPS_PER_CALL", per_call)
     heard = []
-    _, metrics = train.train_epoch(linear_state(), DATA.train, 1, lambda *progress: heard.append(progress))
+    _, metrics = loop.train_epoch(linear_state(), DATA.train, 1, lambda *progress: heard.append(progress))
     assert heard == [(4 * per_call, np.mean(part)) for part in np.reshape(LOSSES, (-1, per_call))]
     assert metrics == (1.5, 0.375)
 
 
 def test_progress_is_a_call_late_so_that_the_device_never_waits(told, monkeypatch):
     monkeypatch.setattr(train, "STEPS_PER_CALL", 2)
-    train.train_epoch(linear_state(), DATA.train, 1, lambda *_: told.events.append("progress"))
+    loop.train_epoch(linear_state(), DATA.train, 1, lambda *_: told.events.append("progress"))
     assert told.events == ["call", "call", "progress", "call", "progress", "progress"]
 
 
@@ -398,7 +399,7 @@ def test_the_first_step_whose_loss_is_not_finite_is_named(told, monkeypatch, per
     monkeypatch.setattr(train, "STEPS_PER_CALL", per_call)
     told.losses = LOSSES[:bad] + [value] * (STEPS - bad)
     with pytest.raises(Diverged, match=f"^the loss is not finite at step {before + bad + 1}$") as error:
-        train.train_epoch(linear_state().replace(step=before), DATA.train, 1)
+        loop.train_epoch(linear_state().replace(step=before), DATA.train, 1)
     assert error.value.step == before + bad + 1
     assert told.events.count("call") <= bad // per_call + 2  # at once, but for the call that was under way
 
@@ -416,13 +417,13 @@ def test_one_image_that_breaks_the_loss_is_traced_to_its_step(monkeypatch, image
     state = linear_state(apply=poisoned)
     steps, _ = np.nonzero(train.epoch_rows(state, 1, 26) == image)
     with pytest.raises(Diverged, match=f"at step {steps[0] + 1}$"):
-        train.train_epoch(state, DATA.train._replace(images=images), 1)
+        loop.train_epoch(state, DATA.train._replace(images=images), 1)
 
 
 def test_an_epoch_is_the_same_bits_however_it_is_cut_into_calls(monkeypatch):
-    whole, metrics = train.train_epoch(fresh(FULL), DATA.train, 1)
+    whole, metrics = loop.train_epoch(fresh(FULL), DATA.train, 1)
     monkeypatch.setattr(train, "STEPS_PER_CALL", 1)
-    cut, cut_metrics = train.train_epoch(fresh(FULL), DATA.train, 1)
+    cut, cut_metrics = loop.train_epoch(fresh(FULL), DATA.train, 1)
     check_same(whole, cut)
     assert metrics == cut_metrics
 
