@@ -356,7 +356,7 @@ def test_too_few_images_for_a_batch_is_an_error_that_names_both_numbers(n):
     ("steps", "per_call"), ((1, 1), (7, 7), (10, 10), (11, 1), (20, 10), (26, 2), (351, 9), (358, 2))
 )
 def test_calls_are_alike_and_as_long_as_they_may_be(steps, per_call):
-    assert train._per_call(steps) == per_call
+    assert loop._per_call(steps) == per_call
 
 
 LOSSES = [1.0, 0.5, 4.5, 0.25, 2.0, 0.75]
