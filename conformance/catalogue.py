@@ -1,12 +1,22 @@
 """The catalogue of known faults: every way in which ports of a ViT have been seen, or must be expected, to differ."""
 
-import copyreg
-
-from conformance.catalogue_model import MODEL
-from conformance.catalogue_training import TRAINING
+from conformance.catalogue_attention import ATTENTION
+from conformance.catalogue_blocks import BLOCKS
+from conformance.catalogue_initial import INITIAL
+from conformance.catalogue_loss import LOSS, METRIC
+from conformance.catalogue_norms import NORMS
+from conformance.catalogue_optimizer import OPTIMIZER
+from conformance.catalogue_pixels import PIXELS
+from conformance.catalogue_randomness import RANDOMNESS
+from conformance.catalogue_rounding import BACKWARD, ROUNDING
+from conformance.catalogue_rules import CLIPPING, SCHEDULE
+from conformance.catalogue_trajectory import TRAJECTORY
+from conformance.catalogue_weights import WEIGHTS
 from conformance.faults import Fault
 from vit_flax.config import one_of
 
+MODEL = (*WEIGHTS, *NORMS, *ATTENTION, *BLOCKS, *ROUNDING, *BACKWARD)
+TRAINING = (*PIXELS, *INITIAL, *LOSS, *METRIC, *CLIPPING, *SCHEDULE, *OPTIMIZER, *RANDOMNESS, *TRAJECTORY)
 FAULTS: tuple[Fault, ...] = MODEL + TRAINING
 
 
@@ -15,6 +25,3 @@ def fault_named(name: str) -> Fault:
     by_name = {fault.name: fault for fault in FAULTS}
     one_of("fault", name, by_name)
     return by_name[name]
-
-
-copyreg.pickle(Fault, lambda fault: (fault_named, (fault.name,)))  # from process to process: by name

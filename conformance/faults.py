@@ -10,8 +10,11 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
+from conformance.compare import in_data_order
 from conformance.rungs import Target
-from conformance.sides import Taps
+from conformance.sides import Draw, Taps
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights, canonical_shapes
 
@@ -27,21 +30,39 @@ def always(config: ViTConfig) -> bool:
 
 @dataclasses.dataclass(frozen=True, eq=False)  # each is itself, and may be a key
 class Fault:
-    """One known difference: the rung and the place it must be caught at, and where such a thing is seen.
-
-    In `place`, `{last}` stands for the number of the last layer. What `around` replaces is a method of the side.
-    """
+    """One known difference: the rung and the place it must be caught at, and where such a thing is seen."""
 
     name: str
     rung: str
-    place: str
+    place: str  # on any config: `first_place` says what may stand for a part of it
     seen: str
     config: Callable[[ViTConfig], ViTConfig] = lambda config: config
-    around: dict[str, Around] = dataclasses.field(default_factory=dict)
+    around: dict[str, Around] = dataclasses.field(default_factory=dict)  # in the place of methods of the side
     applies: Callable[[ViTConfig], bool] = always  # to a ViT of this config: some have no final norm to skip
+    draw: Callable[[Draw], Draw] | None = None  # how the side asks for its random draws
+    float32_inside: bool = False  # a part is computed in float32: a fault in float64 alone
 
     def first_place(self, config: ViTConfig) -> str:
-        return self.place.format(last=f"{config.num_layers - 1:02}")
+        """Where it must be caught on a ViT of this config.
+
+        In `place`, `{last}` stands for the number of the last layer, `{leaf}`, `{kernel}` and `{scale}` for the first
+        leaf, kernel and norm's scale in data order, `{last_scale}` for the last of the scales.
+        """
+        leaves = in_data_order(canonical_shapes(config))
+        kernels, scales = ([leaf for leaf in leaves if leaf.endswith(kind)] for kind in ("/kernel", "/scale"))
+        return self.place.format(
+            last=f"{config.num_layers - 1:02}",
+            leaf=leaves[0],
+            kernel=kernels[0],
+            scale=scales[0],
+            last_scale=scales[-1],
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """From process to process by name, as functions within functions cannot be pickled."""
+        from conformance.catalogue import fault_named  # which is made of faults
+
+        return fault_named, (self.name,)
 
 
 class Planted:
@@ -58,6 +79,10 @@ class Planted:
             method = functools.partial(_with_leaves_of, self.faulty_config, method)
         if self.faulty_config != self.config and name == "held":  # what it has no place for, it leaves alone
             method = functools.partial(_beside, functools.partial(_with_leaves_of, self.faulty_config, method))
+        if self.fault.draw is not None and name == "drawn":
+            return functools.partial(_drawn, self.taps)
+        if self.fault.draw is not None and name in ("taps", "gradients"):
+            method = functools.partial(_drawing, self.fault.draw, method)
         around = self.fault.around.get(name)
         return method if around is None else functools.partial(around, method, self.config)
 
@@ -74,6 +99,18 @@ def _beside(method: Around, weights: Weights) -> Weights:
     return weights | method(weights)
 
 
+def _drawing(
+    change: Callable[[Draw], Draw], method: Around, *arguments: Any, draw: Draw | None = None, **named: Any
+) -> Any:
+    return method(*arguments, **named) if draw is None else method(*arguments, draw=change(draw), **named)
+
+
+def _drawn(taps: Around, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+    """Draws of the side's own cannot be changed from outside: these are made here, for the side to ask for."""
+    rng = np.random.default_rng(seed)
+    return taps(weights, images, draw=lambda shape, keep: rng.random(shape) < keep)
+
+
 def edited(edit: Edit) -> dict[str, Around]:
     """The side computes with other weights than it is given."""
 
@@ -83,21 +120,37 @@ def edited(edit: Edit) -> dict[str, Around]:
     return dict.fromkeys(TAKE_WEIGHTS, around)
 
 
-def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], bool]) -> dict[str, Around]:
-    """The side computes something else at some taps: `change(tap, value, what came before it)`."""
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A tap that is about to be changed, and what its block could know."""
+
+    tap: str
+    value: np.ndarray
+    taps: Taps  # those before it: as given, or else the side's own
+    weights: Weights
+    config: ViTConfig
+
+
+def recomputed(change: Callable[[Site], np.ndarray], touches: Callable[[str], bool]) -> dict[str, Around]:
+    """The side computes something else at some taps: `change(site)`."""
 
     @still
     def around(method: Around, config: ViTConfig, weights: Weights, images: Any, given: Taps | None = None) -> Taps:
         known: Taps = dict(given or {})
         taps = dict(method(weights, images, given=given))  # an answer may be remembered: not to be changed
         for tap in (tap for tap in data_order(config) if tap in taps and touches(tap)):
-            taps[tap] = change(tap, taps[tap], taps | known)
+            taps[tap] = change(Site(tap, taps[tap], taps | known, weights, config))
             if given is None:  # what follows goes on with the changed value
                 known[tap] = taps[tap]
                 taps = method(weights, images, given=known) | known
         return taps
 
     return {"taps": around}
+
+
+def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], bool]) -> dict[str, Around]:
+    """As `recomputed`, where no weights are needed: `change(tap, value, what came before it)`."""
+    return recomputed(lambda site: change(site.tap, site.value, site.taps), touches)
 
 
 def still(around: Around) -> Around:
@@ -112,9 +165,9 @@ def still(around: Around) -> Around:
 
 
 def data_order(config: ViTConfig) -> list[str]:
-    layers = [
-        f"encoder/{i:02}{part}" for i in range(config.num_layers) for part in ("/attention", "/middle", "/mlp", "")
-    ]
+    """Every tap that a ViT of this config may have."""
+    parts = ("/attention", "/middle", "/mlp", "")
+    layers = [f"encoder/{i:02}{part}" for i in range(config.num_layers) for part in parts]
     return ["patches", "embedding", *layers, "norm", "logits"]
 
 

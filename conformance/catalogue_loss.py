@@ -1,0 +1,124 @@
+"""Faults of loss and metric: around `loss(logits, labels, mask, recipe)` and `accuracy(logits, labels, mask)`."""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from conformance.faults import Around, Fault, recipe_changed
+from vit_flax.config import ViTConfig
+from vit_flax.recipe import Recipe
+
+
+def times_batch(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe) -> Any:
+    count = mask.sum()
+    return tuple(part * count for part in method(logits, labels, mask, recipe))
+
+
+def no_mask(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, *recipe: Recipe) -> Any:
+    return method(logits, labels, np.ones_like(mask), *recipe)
+
+
+def by_batch_size(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe) -> Any:
+    """The sum over what counts, divided by the whole batch."""
+    share = (mask.sum() / len(mask)).astype(mask.dtype)
+    return tuple(part * share for part in method(logits, labels, mask, recipe))
+
+
+def mean_of_means(count: int) -> Around:
+    """So many equal parts of the batch averaged alone, as on as many devices; a part of padding alone counts zero."""
+
+    def around(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, *recipe: Recipe) -> Any:
+        size = len(mask) // count
+        values: Any = 0.0
+        gradients = np.zeros_like(logits)
+        for part in (slice(i * size, (i + 1) * size) for i in range(count)):
+            if not mask[part].any():
+                continue
+            mean = method(logits[part], labels[part], mask[part], *recipe)
+            if recipe:
+                mean, gradients[part] = mean[0], mean[1] / count
+            values = values + mean / count
+        return (values, gradients) if recipe else values
+
+    return around
+
+
+def smooth_others_only(
+    method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe
+) -> Any:
+    """a / (C - 1) to each other class, not a / C to all: the same as smoothing by a · C / (C - 1)."""
+    classes = logits.shape[-1]
+    return method(
+        logits, labels, mask, recipe.replace(label_smoothing=recipe.label_smoothing * classes / (classes - 1))
+    )
+
+
+of_smoothing = partial(Fault, rung="loss", place="loss, smoothing 0.1, whole batch, float64")
+of_loss = partial(Fault, rung="loss", place="loss, smoothing 0, whole batch, float64")
+of_padded_loss = partial(Fault, rung="loss", place="loss, smoothing 0, padded batch, float64")
+of_metric = partial(Fault, rung="metric", place="accuracy, whole batch")
+of_padded_metric = partial(Fault, rung="metric", place="accuracy, padded batch")
+
+LOSS = (
+    of_smoothing(
+        name="labels not smoothed",
+        seen="an argument that is ignored",
+        around=recipe_changed("loss", label_smoothing=0.0),
+    ),
+    of_smoothing(
+        name="smoothing of the other classes only",
+        seen="a / (C - 1) for a / C",
+        around={"loss": smooth_others_only},
+        applies=lambda c: c.num_classes > 2,
+    ),
+    of_loss(
+        name="loss summed",
+        seen="reduction='sum'",
+        around={"loss": times_batch},
+    ),
+    of_padded_loss(
+        name="padding counted in the loss",
+        seen="a mask that is ignored",
+        around={"loss": no_mask},
+    ),
+    of_padded_loss(
+        name="loss divided by the padded size",
+        seen="mean over the whole batch",
+        around={"loss": by_batch_size},
+    ),
+    *(
+        of_padded_loss(
+            name=f"mean of {count} devices' means",
+            seen="pmean of unequal shares",
+            around={"loss": mean_of_means(count)},
+        )
+        for count in (2, 4, 8)
+    ),
+    of_loss(
+        name="loss of the wrong sign",
+        seen="log-likelihood for loss",
+        around={"loss": lambda m, c, *a: tuple(-x for x in m(*a))},
+    ),
+)
+
+METRIC = (
+    of_padded_metric(
+        name="padding counted in the accuracy",
+        seen="a mask that is ignored",
+        around={"accuracy": no_mask},
+    ),
+    *(
+        of_padded_metric(
+            name=f"accuracy a mean of {count} means",
+            seen="averaged by batch",
+            around={"accuracy": mean_of_means(count)},
+        )
+        for count in (2, 4, 8)
+    ),
+    of_metric(
+        name="accuracy off by a class",
+        seen="labels that start at one",
+        around={"accuracy": lambda m, c, z, y, k: m(z, (y + 1) % z.shape[-1], k)},
+    ),
+)

@@ -1,0 +1,271 @@
+"""Faults of dropout and stochastic depth: in what is drawn, and in what is made of it.
+
+Where a port leaves a draw out, or does not scale what it keeps, its numbers are those of the sound model with some
+leaves smaller: a mask is exact, but a side always divides what it keeps by the probability to keep.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from conformance.faults import Around, Fault
+from conformance.sides import Draw, Gradients, Taps
+from vit_flax.config import ViTConfig
+from vit_flax.weights import Weights, canonical_shapes
+
+Shape = tuple[int, ...]
+Factors = Callable[[ViTConfig], dict[str, float]]
+
+
+# What is drawn
+
+
+def shared(group: Callable[[Shape], Shape], touches: Callable[[Shape], bool]) -> Callable[[Draw], Draw]:
+    """Masks of a smaller shape, each number of which serves many."""
+
+    def change(draw: Draw) -> Draw:
+        def asked(shape: Shape, keep: float) -> np.ndarray:
+            return np.broadcast_to(draw(group(shape), keep), shape) if touches(shape) else draw(shape, keep)
+
+        return asked
+
+    return change
+
+
+def of_attention(shape: Shape) -> bool:
+    return len(shape) == 4
+
+
+def of_path(shape: Shape) -> bool:
+    return len(shape) == 3 and shape[1:] == (1, 1)
+
+
+def of_tokens(shape: Shape) -> bool:
+    return len(shape) == 3 and not of_path(shape)
+
+
+def first_missing(draw: Draw) -> Draw:
+    """The first draw is not made, and everything is kept."""
+    pending = [True]
+
+    def asked(shape: Shape, keep: float) -> np.ndarray:
+        return np.ones(shape, bool) if pending and pending.pop() else draw(shape, keep)
+
+    return asked
+
+
+def first_in_each_mlp_missing(draw: Draw) -> Draw:
+    """Of the two masks of an MLP the first, which is the second mask of tokens after one of attention."""
+    since_attention = [-np.inf]
+
+    def asked(shape: Shape, keep: float) -> np.ndarray:
+        if of_attention(shape):
+            since_attention[0] = 0
+        elif of_tokens(shape):
+            since_attention[0] += 1
+        missing = of_tokens(shape) and since_attention[0] == 2
+        return np.ones(shape, bool) if missing else draw(shape, keep)
+
+    return asked
+
+
+# What is made of it
+
+
+def smaller(leaves: Factors, taps: Factors) -> dict[str, Around]:
+    """While it draws, the side has these leaves times a factor; taps that show it have it taken out again."""
+
+    def scaled(weights: Weights, config: ViTConfig) -> Weights:
+        factors = leaves(config)
+        return {name: x * factors.get(name, 1.0) for name, x in weights.items()}
+
+    def undone(found: Taps, config: ViTConfig) -> Taps:
+        return found | {tap: found[tap] / factor for tap, factor in taps(config).items()}
+
+    def around_taps(
+        method: Around,
+        config: ViTConfig,
+        weights: Weights,
+        images: np.ndarray,
+        *,
+        draw: Draw | None = None,
+        **more: Taps,
+    ) -> Taps:
+        if draw is None:
+            return method(weights, images, **more)
+        return undone(method(scaled(weights, config), images, draw=draw, **more), config)
+
+    def around_drawn(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+        return undone(method(scaled(weights, config), images, seed), config)
+
+    def around_gradients(
+        method: Around,
+        config: ViTConfig,
+        weights: Weights,
+        images: np.ndarray,
+        upstream: Taps,
+        *,
+        draw: Draw | None = None,
+        **more: Taps,
+    ) -> Gradients:
+        if draw is None:
+            return method(weights, images, upstream, **more)
+        found: Gradients = method(scaled(weights, config), images, upstream, draw=draw, **more)
+        inner = {tap: found.inputs[tap] * factor for tap, factor in taps(config).items()}
+        outer = {name: found.parameters[name] * factor for name, factor in leaves(config).items()}
+        return Gradients(found.inputs | inner, found.parameters | outer)
+
+    return {"taps": around_taps, "drawn": around_drawn, "gradients": around_gradients}
+
+
+def of_embedding(config: ViTConfig) -> dict[str, float]:
+    """What makes the embedding smaller by what it would be divided by."""
+    projected = "patches/conv" if config.embed_dim is None else "embedding/projection"
+    names = (f"{projected}/kernel", f"{projected}/bias", "embedding/cls_token", "embedding/position_embedding")
+    return dict.fromkeys(names, 1 - config.dropout)
+
+
+def seen_in_patches(config: ViTConfig) -> dict[str, float]:
+    return {"patches": 1 - config.dropout} if config.embed_dim is None else {}
+
+
+def of_hidden(config: ViTConfig) -> dict[str, float]:
+    return dict.fromkeys(_leaves(config, "mlp/fc2/kernel"), 1 - config.dropout)
+
+
+def of_all_dropout(config: ViTConfig) -> dict[str, float]:
+    keep, keep_attention = 1 - config.dropout, 1 - config.attention_dropout
+    factors = of_embedding(config)
+    for ending, factor in (
+        ("attention/value/kernel", keep_attention),
+        ("attention/value/bias", keep_attention),
+        ("attention/projection/kernel", keep),
+        ("attention/projection/bias", keep),
+        ("mlp/fc2/kernel", keep**2),  # of what comes in, and of what goes out
+        ("mlp/fc2/bias", keep),
+    ):
+        factors |= dict.fromkeys(_leaves(config, ending), factor)
+    return factors
+
+
+def _leaves(config: ViTConfig, ending: str) -> list[str]:
+    return [name for name in canonical_shapes(config) if name.startswith("encoder/") and name.endswith(ending)]
+
+
+def of_paths(config: ViTConfig) -> dict[str, float]:
+    endings = [f"{part}/{kind}" for part in ("attention/projection", "mlp/fc2") for kind in ("kernel", "bias")]
+    keeps = 1 - np.linspace(0, config.drop_path, config.num_layers)
+    return {f"encoder/{i:02}/{ending}": keep for i, keep in enumerate(keeps.tolist()) for ending in endings}
+
+
+def seen_in_branches(config: ViTConfig) -> dict[str, float]:
+    keeps = 1 - np.linspace(0, config.drop_path, config.num_layers)
+    return {f"encoder/{i:02}/{part}": keep for i, keep in enumerate(keeps.tolist()) for part in ("attention", "mlp")}
+
+
+def without(*rates: str) -> Callable[[ViTConfig], ViTConfig]:
+    return lambda config: config.replace(**dict.fromkeys(rates, 0.0))
+
+
+def rates_for_keeps(config: ViTConfig) -> ViTConfig:
+    """Keep and drop exchanged, wherever anything is dropped."""
+    rates = {name: getattr(config, name) for name in ("dropout", "attention_dropout", "drop_path")}
+    return config.replace(**{name: 1 - rate for name, rate in rates.items() if rate})
+
+
+def has_paths(config: ViTConfig) -> bool:
+    return config.num_layers > 1  # the first layer's rate is zero
+
+
+# The draws in order: the embedding's; then, layer by layer, attention's, its projection's, the path's (from the second
+# layer on), the MLP's two, and again the path's.
+at_first = partial(Fault, rung="randomness", place="draw 00")
+at_path = partial(Fault, rung="randomness", place="draw 07", applies=has_paths)
+
+RANDOMNESS = (
+    at_first(
+        name="never dropped",
+        seen="deterministic=True",
+        config=without("dropout", "attention_dropout", "drop_path"),
+    ),
+    at_first(
+        name="no dropout after the embedding",
+        seen="pos_drop left out",
+        draw=first_missing,
+        around=smaller(of_embedding, seen_in_patches),
+    ),
+    at_first(
+        name="no dropout of tokens",
+        seen="one of two rates that is not passed on",
+        config=without("dropout"),
+    ),
+    at_first(
+        name="rate taken for keep",
+        seen="keep_prob of TensorFlow 1",
+        config=rates_for_keeps,
+    ),
+    at_first(
+        name="mask shared by all images",
+        seen="noise of x.shape[1:], broadcast_dims",
+        draw=shared(lambda shape: (1, *shape[1:]), lambda shape: not of_path(shape)),
+    ),
+    at_first(
+        name="mask shared by all tokens",
+        seen="broadcast_dims=(1,), spatial dropout",
+        draw=shared(lambda shape: (shape[0], 1, shape[2]), of_tokens),
+    ),
+    at_first(
+        name="mask shared by all features",
+        seen="whole tokens dropped, Dropout1d",
+        draw=shared(lambda shape: (*shape[:-1], 1), of_tokens),
+    ),
+    Fault(
+        name="attention mask shared",
+        rung="randomness",
+        place="draw 01",
+        seen="broadcast_dropout=True is Flax's default",
+        draw=shared(lambda shape: (1, 1, *shape[2:]), of_attention),
+    ),
+    Fault(
+        name="no dropout of attention",
+        rung="randomness",
+        place="draw 01",
+        seen="a rate that is not passed on",
+        config=without("attention_dropout"),
+    ),
+    Fault(
+        name="one dropout in the MLP",
+        rung="randomness",
+        place="draw 03",
+        seen="nothing dropped between its two layers",
+        draw=first_in_each_mlp_missing,
+        around=smaller(of_hidden, lambda config: {}),
+        applies=lambda c: c.mlp_dim != c.hidden_dim,
+    ),
+    Fault(
+        name="dropout not scaled",
+        rung="randomness",
+        place="embedding",
+        seen="kept values not divided by keep",
+        around=smaller(of_all_dropout, seen_in_patches),
+    ),
+    at_path(
+        name="stochastic depth by batch",
+        seen="one draw for all images",
+        draw=shared(lambda shape: (1, 1, 1), of_path),
+    ),
+    at_path(
+        name="no stochastic depth",
+        seen="a rate that is not passed on",
+        config=without("drop_path"),
+    ),
+    Fault(
+        name="stochastic depth not scaled",
+        rung="randomness",
+        place="encoder/01/middle",
+        seen="scale_by_keep=False",
+        around=smaller(of_paths, seen_in_branches),
+        applies=lambda c: has_paths(c) and not c.share_layers,
+    ),
+)

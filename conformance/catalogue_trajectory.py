@@ -1,0 +1,90 @@
+"""Faults of the course of training: around `train(weights, images, labels, recipe)`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from conformance.faults import Around, Fault, recipe_changed
+from conformance.training import STEPS
+from vit_flax.recipe import Recipe
+from vit_flax.weights import Weights
+
+Array = np.ndarray
+
+
+def trained(change: Callable[[Around, Weights, Array, Array, Recipe], Any]) -> dict[str, Around]:
+    """Training, with something else done around its steps."""
+    return {"train": lambda method, config, *arguments: change(method, *arguments)}
+
+
+def optimizer_forgotten(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
+    """Resumed half-way from the parameters alone."""
+    half = len(images) // 2
+    losses, first = method(weights, images[:half], labels[:half], recipe)
+    more, second = method(first[-1], images[half:], labels[half:], recipe)
+    return np.concatenate([losses, more]), first + second
+
+
+def batches_swapped(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
+    order = [0, 2, 1, *range(3, len(images))]
+    return method(weights, images[order], labels[order], recipe)
+
+
+def batch_repeated(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
+    order = [0, 1, 2, 2, *range(4, len(images))]
+    return method(weights, images[order], labels[order], recipe)
+
+
+def weights_rounded(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
+    """In float32 runs, master weights start from bfloat16."""
+    if images.dtype != np.float32:
+        return method(weights, images, labels, recipe)
+    narrow = {name: (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for name, x in weights.items()}
+    return method(narrow, images, labels, recipe)
+
+
+TRAJECTORY = (
+    Fault(
+        name="optimizer forgotten half-way",
+        rung="trajectory",
+        place=f"step {STEPS // 2 + 1:02}/parameters",
+        seen="resumed from the parameters alone",
+        around=trained(optimizer_forgotten),
+    ),
+    Fault(
+        name="batches in another order",
+        rung="trajectory",
+        place="step 02/loss",
+        seen="another shuffling",
+        around=trained(batches_swapped),
+    ),
+    Fault(
+        name="a batch repeated",
+        rung="trajectory",
+        place="step 04/loss",
+        seen="an iterator that starts again",
+        around=trained(batch_repeated),
+    ),
+    Fault(
+        name="a rate of 1.01 times",
+        rung="trajectory",
+        place="step 02/parameters",
+        seen="scaled for another batch size",
+        around=recipe_changed("train", learning_rate=lambda r: 1.01 * r.learning_rate),
+    ),
+    Fault(
+        name="not clipped in training",
+        rung="trajectory",
+        place="step 03/parameters",
+        seen="clipping after the update, which is short already",
+        around=recipe_changed("train", clip_norm=None),
+    ),
+    Fault(
+        name="master weights from bfloat16",
+        rung="trajectory float32",
+        place="step 01/loss",
+        seen="a checkpoint in half precision",
+        around=trained(weights_rounded),
+    ),
+)

@@ -1,0 +1,193 @@
+"""A ViT's blocks in plain NumPy, with the places at which implementations of them vary.
+
+Some faults lie inside a block, where no edit of what goes in or comes out can reach. So the block is computed here, the
+other way, and its tap replaced. Without a variation these are the blocks of `reference/model.py` (a test holds them
+to it).
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from einops import rearrange
+from scipy import special
+
+from conformance import tolerances
+from conformance.faults import Around, Site, data_order, recomputed
+from conformance.sides import Taps
+from vit_flax.config import ViTConfig
+from vit_flax.weights import Weights
+
+Array = np.ndarray
+Change = Callable[[Array], Array]
+Norm = Callable[[Array, Array, Array, float], Array]  # (x, scale, bias, epsilon)
+
+
+def unchanged(x: Array) -> Array:
+    return x
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon) * scale + bias
+
+
+def gelu(x: Array) -> Array:
+    return x * (1 + special.erf(x / math.sqrt(2))) / 2
+
+
+def gelu_tanh(x: Array) -> Array:
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+ACTIVATIONS: dict[str, Change] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
+
+
+def softmax(scores: Array) -> Array:
+    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variation:
+    """A ViT that does one thing its own way; what is not named is as in the paper."""
+
+    norm: Norm = layer_norm
+    activation: Callable[[Change], Change] = lambda activation: activation  # in the place of the config's
+    query_key: Change = unchanged  # of queries and of keys, (batch, head, token, feature)
+    scores: Change = unchanged  # scaled, before softmax
+    softmax: Change = softmax
+    middle: Callable[[Array, Array], Array] = lambda x, attention: x + attention
+    out: Callable[[Array, Array, Array], Array] = lambda x, middle, mlp: middle + mlp  # x: what came into the layer
+    parallel: bool = False  # the MLP reads what attention reads
+    norm_after: bool = False  # each norm after its sum, not before its branch
+    logits: Change = unchanged
+
+    def touches(self, tap: str) -> bool:
+        """Whether the block that ends at this tap may be another than the paper's."""
+        parts = {
+            "attention": ("norm", "query_key", "scores", "softmax", "norm_after"),
+            "middle": ("middle", "norm_after"),
+            "mlp": ("norm", "activation", "parallel", "norm_after"),
+            "norm": ("norm",),
+            "logits": ("logits",),
+        }
+        last = tap.rpartition("/")[-1]
+        mine = ("out", "norm_after") if last.isdigit() else parts.get(last, ())
+        return any(getattr(self, part) != getattr(PAPER, part) for part in mine)
+
+
+PAPER = Variation()
+
+
+def block(variation: Variation, tap: str, taps: Taps, weights: Weights, config: ViTConfig) -> Array:
+    """What the block that ends at this tap makes of the taps before it; at least in float32, then rounded."""
+    dtype = taps["embedding"].dtype
+    wide = np.promote_types(dtype, np.float32)
+    before = {name: x.astype(wide, copy=False) for name, x in taps.items()}
+    leaves = {name: x.astype(wide, copy=False) for name, x in weights.items()}
+    return _Blocks(variation, config, before, leaves).made(tap).astype(dtype, copy=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Blocks:
+    v: Variation
+    config: ViTConfig
+    taps: Taps
+    leaves: Weights
+
+    def made(self, tap: str) -> Array:
+        match tap.split("/"):
+            case ["encoder", number]:
+                return self._out(int(number))
+            case ["encoder", number, "attention"]:
+                return self._attention(int(number))
+            case ["encoder", number, "middle"]:
+                return self._sum(int(number))
+            case ["encoder", number, "mlp"]:
+                return self._mlp(int(number))
+            case ["norm"]:
+                return self._norm(self._input(self.config.num_layers), "norm")
+        last = self.taps["norm"] if self.config.final_norm else self._input(self.config.num_layers)
+        return self.v.logits(self._dense(last[:, 0], "head"))
+
+    def _attention(self, layer: int) -> Array:
+        v, c, scope = self.v, self.config, f"{self._own(layer)}/attention"
+        x = self._input(layer) if v.norm_after else self._norm(self._input(layer), f"{self._own(layer)}/norm1")
+        projected = [self._dense(x, f"{scope}/{part}") for part in ("query", "key", "value")]
+        query, key, value = (rearrange(p, "b t (h k) -> b h t k", h=c.num_heads) for p in projected)
+        scores = v.query_key(query) @ v.query_key(key).swapaxes(-1, -2) / math.sqrt(c.head_dim)
+        heads = v.softmax(v.scores(scores)) @ value
+        return self._dense(rearrange(heads, "b h t k -> b t (h k)"), f"{scope}/projection")
+
+    def _sum(self, layer: int) -> Array:
+        summed = self.v.middle(self._input(layer), self.taps[f"encoder/{layer:02}/attention"])
+        return self._norm(summed, f"{self._own(layer)}/norm1") if self.v.norm_after else summed
+
+    def _mlp(self, layer: int) -> Array:
+        x = self._input(layer) if self.v.parallel else self._middle(layer)
+        x = x if self.v.norm_after else self._norm(x, self._second_norm(layer))
+        scope = f"{self._own(layer)}/mlp"
+        activation = self.v.activation(ACTIVATIONS[self.config.activation])
+        return self._dense(activation(self._dense(x, f"{scope}/fc1")), f"{scope}/fc2")
+
+    def _out(self, layer: int) -> Array:
+        out = self.v.out(self._input(layer), self._middle(layer), self.taps[f"encoder/{layer:02}/mlp"])
+        return self._norm(out, self._second_norm(layer)) if self.v.norm_after else out
+
+    def _input(self, layer: int) -> Array:
+        return self.taps[f"encoder/{layer - 1:02}" if layer else "embedding"]
+
+    def _middle(self, layer: int) -> Array:
+        return self.taps[f"encoder/{layer:02}/middle"]
+
+    def _own(self, layer: int) -> str:
+        """Whose leaves a layer has: the first one's, where all share them."""
+        return "encoder/00" if self.config.share_layers else f"encoder/{layer:02}"
+
+    def _second_norm(self, layer: int) -> str:
+        return f"{self._own(layer)}/{'norm1' if self.config.share_norm else 'norm2'}"
+
+    def _norm(self, x: Array, name: str) -> Array:
+        return self.v.norm(x, self.leaves[f"{name}/scale"], self.leaves[f"{name}/bias"], self.config.norm_epsilon)
+
+    def _dense(self, x: Array, name: str) -> Array:
+        return x @ self.leaves[f"{name}/kernel"] + self.leaves[f"{name}/bias"]
+
+
+def varied(variation: Variation) -> dict[str, Around]:
+    """A side that has this variation in it."""
+
+    def change(site: Site) -> Array:
+        return block(variation, site.tap, site.taps, site.weights, site.config)
+
+    tap_by_tap = recomputed(change, variation.touches)["taps"]
+
+    def around(method: Around, config: ViTConfig, weights: Weights, images: Array, **named: object) -> Taps:
+        if named.get("draw") is None and named.get("given") is None and images.dtype == np.float64:
+            taps = _at_once(variation, method, config, weights, images)
+            if taps is not None:
+                return taps
+        return tap_by_tap(method, config, weights, images, **named)
+
+    return {"taps": around}
+
+
+def _at_once(variation: Variation, method: Around, config: ViTConfig, weights: Weights, images: Array) -> Taps | None:
+    """All taps from two passes of the side, not one for each; None if the side has more faults than this one.
+
+    The course is foreseen here; then the side is shown it, and must do the same wherever it does not vary.
+    """
+    found = method(weights, images)
+    taps = {tap: found[tap] for tap in ("patches", "embedding")}
+    for tap in data_order(config):
+        if tap in found and tap not in taps:
+            taps[tap] = block(variation, tap, taps, weights, config)
+    own = method(weights, images, given=taps)
+    for tap, foreseen in taps.items():
+        if not variation.touches(tap):
+            if np.abs(own[tap] - foreseen).max() > tolerances.FLOAT64 * np.abs(foreseen).max():
+                return None
+            taps[tap] = own[tap]
+    return taps
