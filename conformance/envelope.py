@@ -13,7 +13,7 @@ from conformance.compare import Diff
 from conformance.precision import rounded
 from conformance.reorder import Reordering
 from conformance.sides import TrainableSide
-from conformance.training import PLAN, training_batches
+from conformance.training import PLAIN, PLAN, half_clipped, training_batches
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -32,11 +32,14 @@ def compare_envelope(
     prediction interval for one run more, at `tolerances.ENVELOPE_FALSE_ALARMS` for all steps together.
     """
     batches, labels = training_batches(images, config, STEPS)
-    truth, _ = reference.train(rounded(weights, "float64"), batches, labels, PLAN_32)
+    wide = rounded(weights, "float64")
+    _, plainly = reference.train(wide, batches, labels, PLAIN)
+    plan = half_clipped(PLAN_32, wide, plainly)
+    truth, _ = reference.train(wide, batches, labels, plan)
     weights, narrow = rounded(weights, "float32"), batches.astype(np.float32)
 
     def strays(side: TrainableSide, weights: Weights, order: np.ndarray) -> np.ndarray:
-        losses, _ = side.train(weights, narrow[:, order], labels[:, order], PLAN_32)
+        losses, _ = side.train(weights, narrow[:, order], labels[:, order], plan)
         return np.maximum.accumulate(np.abs(losses.astype(np.float64) / truth - 1))
 
     rng = np.random.default_rng(0)
@@ -48,7 +51,7 @@ def compare_envelope(
     level = tolerances.ENVELOPE_FALSE_ALARMS / STEPS
     reach = tolerances.prediction_reach(reruns.std(axis=0, ddof=1), RERUNS, 1, level)
     centre = reruns.mean(axis=0)
-    floor = tolerances.loss_rounding(truth, config.num_classes, PLAN_32.label_smoothing)
+    floor = tolerances.loss_rounding(truth, config.num_classes, plan.label_smoothing)
     limits = np.maximum(np.exp(centre + reach), floor)
     return tuple(
         Diff(f"step {t + 1:02}/loss", "free", float(ours[t]), math.exp(centre[t]), float(limits[t]))

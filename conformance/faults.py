@@ -21,7 +21,7 @@ from vit_flax.weights import Weights, canonical_shapes
 Around = Callable[..., Any]  # (the side's own method, the side's config, its arguments): in the method's place
 Edit = Callable[[Weights, ViTConfig], Weights]
 
-TAKE_WEIGHTS = ("taps", "gradients", "drawn", "train")
+TAKE_WEIGHTS = ("taps", "gradients", "drawn", "train", "noisy_losses", "evaluate", "averages")
 
 
 def always(config: ViTConfig) -> bool:

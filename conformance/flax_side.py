@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -17,10 +18,12 @@ from conformance.sides import Draw, Gradients, Recorder, Taps
 from vit_flax import dropout, loss, train
 from vit_flax.augment import crop_boxes, flip, normalise, resized_crop
 from vit_flax.config import ViTConfig
-from vit_flax.devices import divided, mesh_for
+from vit_flax.data import Dataset
+from vit_flax.devices import divided, everywhere, mesh_for
 from vit_flax.model import Tap, ViT
 from vit_flax.optimizer import clipping, rule, schedule
-from vit_flax.recipe import Recipe
+from vit_flax.recipe import Recipe, recipe
+from vit_flax.train import TrainState
 from vit_flax.weights import Weights, from_params, to_params
 
 
@@ -105,18 +108,55 @@ class FlaxSide:
     def train(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
     ) -> tuple[np.ndarray, list[Weights]]:
-        recipe = recipe.replace(dropout=0.0, drop_path=0.0, compute_dtype=str(images.dtype))
-        model = ViT(recipe.regularised(self.config))
         losses, after = [], []
+        for value, state in self._steps(weights, images, labels, 0, recipe.replace(dropout=0.0, drop_path=0.0)):
+            losses.append(value)
+            after.append(from_params(state.params))
+        return np.array(losses), after
+
+    def averages(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> list[Weights]:
+        steps = self._steps(weights, images, labels, 0, recipe.replace(dropout=0.0, drop_path=0.0))
+        return [from_params(state.eval_params) for _, state in steps]
+
+    def noisy_losses(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
+    ) -> np.ndarray:
+        recipe = recipe.replace(dropout=None, drop_path=self.config.drop_path)
+        return np.array([value for value, _ in self._steps(weights, images, labels, seed, recipe)])
+
+    def _steps(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
+    ) -> Iterator[tuple[np.ndarray, TrainState]]:
+        """The loss of each training step, and the state after it."""
+        recipe = recipe.replace(compute_dtype=str(images.dtype))
+        model = ViT(recipe.regularised(self.config))
         with computing(images.dtype):
-            fresh = self._params(weights), jax.random.key(0)
+            fresh = self._params(weights), jax.random.key(seed)
             state = train.create_train_state(model, *fresh, recipe, 1, self._mesh(images.shape[1]))
             for batch, names in zip(images, labels, strict=True):
                 targets = loss.targets(names, model.config.num_classes, recipe.label_smoothing).astype(images.dtype)
                 state, metrics = _train_step(state, divided(train.Batch(batch, targets), state.mesh))
-                losses.append(np.asarray(metrics.loss))
-                after.append(from_params(state.params))
-        return np.array(losses), after
+                yield np.asarray(metrics.loss), state
+
+    def epoch_rows(self, seed: int, epoch: int, examples: int, batch_size: int) -> np.ndarray:
+        state = _idle_state(self.config, recipe("article").replace(batch_size=batch_size), mesh_for(1))
+        return train.epoch_rows(state.replace(rng=jax.random.key(seed)), epoch, examples)
+
+    def augment(
+        self, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        state = _idle_state(self.config, recipe, self._mesh(len(images)))
+        state = state.replace(rng=jax.random.key(seed), step=jnp.int32(step))
+        rows = divided(np.arange(len(images))[None], state.mesh, axis=1)
+        batch = _step_inputs(state, Dataset(images, labels.astype(np.int32)), rows)
+        return np.asarray(batch.images[0]), np.asarray(batch.targets[0])
+
+    def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
+        with computing(np.float32):
+            fresh = self._params(weights), jax.random.key(0)
+            mesh = self._mesh(recipe.batch_size)
+            state = train.create_train_state(ViT(self.config), *fresh, recipe.replace(ema_decay=None), 1, mesh)
+            return train.eval_model(state, everywhere(Dataset(images, labels.astype(np.int32)), mesh))
 
     def initial(self, seed: int) -> Weights:
         return from_params(train.initialize_model(self.config, seed)[1])
@@ -203,6 +243,19 @@ def _drawn(config: ViTConfig, params: Any, images: jax.Array, rng: jax.Array) ->
     recorder = Recorder()
     _apply(config, True, params, images, recorder, rng)
     return recorder.taps
+
+
+@functools.cache
+def _idle_state(config: ViTConfig, recipe: Recipe, mesh: Mesh) -> TrainState:
+    """A state that trains nothing, for what depends on a recipe, a key and a step alone."""
+    return train.create_train_state(ViT(config), {}, jax.random.key(0), recipe, 1, mesh)
+
+
+@jax.jit
+def _step_inputs(state: TrainState, dataset: Dataset, rows: jax.Array) -> train.Batch:
+    """What `train_steps` gives to each training step."""
+    with mock.patch.object(train, "train_step", lambda state, batch: (state, batch)):
+        return inspect.unwrap(train.train_steps)(state, dataset, rows)[1]
 
 
 _taps = jax.jit(_forward, static_argnums=(0, 1))

@@ -48,7 +48,11 @@ def on_gpu() -> bool:
 
 def rounded(arrays: dict[str, np.ndarray], precision: str) -> dict[str, np.ndarray]:
     """The arrays in that precision: what both sides are given, and, widened again, what the truth is computed from."""
-    return {name: a.astype(DTYPES[precision], copy=False) for name, a in arrays.items()}
+    return {name: rounded_array(a, precision) for name, a in arrays.items()}
+
+
+def rounded_array(a: np.ndarray, precision: str) -> np.ndarray:
+    return a.astype(DTYPES[precision], copy=False)
 
 
 def torch_device() -> str:

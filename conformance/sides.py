@@ -13,7 +13,7 @@ from there, in data order: `draw(shape, keep)` is a boolean mask.
 capability a side lacks is reported as not verified.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -87,6 +87,31 @@ class TrainableSide(Protocol):
 
     def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
         """uint8 images flipped where `flips`, their boxes resized to full size, and normalised to float32."""
+
+    def epoch_rows(self, seed: int, epoch: int, examples: int, batch_size: int) -> Sequence[np.ndarray]:
+        """The numbers of the examples in each batch of an epoch, as training shuffles them. Without an incomplete one.
+
+        Both the epochs and the examples count from 0.
+        """
+
+    def augment(
+        self, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What a training step makes of uint8 images of any size: float32 images, and targets (B, classes)."""
+
+    def noisy_losses(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
+    ) -> np.ndarray:
+        """The losses of `train`, with dropout: under draws of the side's own, at the rates of its config."""
+
+    def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
+        """The share of uint8 images that are classified correctly, in batches of `recipe.batch_size` but for the last.
+
+        The weights are float32, and the pixels normalised as the recipe says.
+        """
+
+    def averages(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> list[Weights]:
+        """The weights that would be evaluated after each step of `train`: averages, where `recipe.ema_decay` is set."""
 
 
 def can(side: Side, capability: str) -> bool:

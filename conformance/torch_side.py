@@ -16,7 +16,7 @@ import reference.model
 from conformance import port
 from conformance.precision import from_torch, products, to_torch
 from conformance.sides import Draw, Gradients, Recorder, Taps
-from reference import train
+from reference import loop, train
 from vit_flax.config import ViTConfig
 from vit_flax.layouts import TIMM, TORCHVISION, Layout
 from vit_flax.recipe import Recipe
@@ -86,10 +86,7 @@ class TorchSide:
         return Gradients(grads, self.read(gradient=True))
 
     def drawn(self, weights: Weights, images: np.ndarray, seed: int) -> Taps:
-        generator = torch.Generator().manual_seed(seed)
-        return self.taps(
-            weights, images, draw=lambda shape, keep: (torch.rand(shape, generator=generator) < keep).numpy()
-        )
+        return self.taps(weights, images, draw=_own_draws(seed))
 
     def loss(
         self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray, recipe: Recipe
@@ -135,18 +132,55 @@ class TorchSide:
     def train(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
     ) -> tuple[np.ndarray, list[Weights]]:
+        losses, after = [], []
+        for loss in self._steps(weights, images, labels, recipe, None):
+            losses.append(loss)
+            after.append({name: leaf.copy() for name, leaf in self.read().items()})
+        return np.array(losses), after
+
+    def averages(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> list[Weights]:
+        _, after = self.train(weights, images, labels, recipe)
+        if recipe.ema_decay is None:
+            return after
+        averages = [weights]
+        for step, now in enumerate(after, start=1):
+            averages.append(loop.averaged(averages[-1], now, step, recipe.ema_decay))
+        return averages[1:]
+
+    def noisy_losses(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
+    ) -> np.ndarray:
+        return np.array([*self._steps(weights, images, labels, recipe, _own_draws(seed))])
+
+    def _steps(
+        self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe, draw: Draw | None
+    ) -> Iterator[np.ndarray]:
+        """The loss of each training step; the model holds the weights after it."""
         self.load(weights)
         twin_recipe = _recipe(recipe)
         optimizer = train.optimizer(twin_recipe, self.state)
         scheduler = train.scheduler(twin_recipe, optimizer, steps_per_epoch=1)
-        losses, after = [], []
-        with self._running(None):
+        with self._running(draw):
             for batch, names in zip(images, labels, strict=True):
                 x, y = to_torch(batch, self.device), to_torch(names.astype(np.int64), self.device)
-                loss = train.train_step(self.model, optimizer, scheduler, x, y, twin_recipe, self.clip_epsilon)
-                losses.append(from_torch(loss))
-                after.append({name: leaf.copy() for name, leaf in self.read().items()})
-        return np.array(losses), after
+                yield from_torch(
+                    train.train_step(self.model, optimizer, scheduler, x, y, twin_recipe, self.clip_epsilon)
+                )
+
+    def epoch_rows(self, seed: int, epoch: int, examples: int, batch_size: int) -> list[np.ndarray]:
+        return loop.epoch_rows(seed, epoch, examples, batch_size)
+
+    def augment(
+        self, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+    ) -> tuple[np.ndarray, np.ndarray]:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            return loop.augment(images, labels, self.config.num_classes, _recipe(recipe))
+
+    def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
+        self.load(weights)
+        with self._running(None):
+            return loop.evaluate(lambda x: self.model(x.to(self.device)).cpu(), images, labels, _recipe(recipe))
 
     def crops(self, seed: int, count: int, image_size: tuple[int, int], recipe: Recipe) -> np.ndarray:
         with torch.random.fork_rng():
@@ -155,8 +189,7 @@ class TorchSide:
 
     def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
         crops = map(reference.data.crop_and_flip, images, boxes, flips)
-        means, stds = np.array(recipe.means, np.float32), np.array(recipe.stds, np.float32)
-        return (np.stack(list(crops)).astype(np.float32) / np.float32(255) - means) / stds
+        return loop.normalised(np.stack(list(crops)), _recipe(recipe))
 
     def _tensors(self, arrays: Taps) -> dict[str, torch.Tensor]:
         return {name: to_torch(array, self.device) for name, array in arrays.items()}
@@ -212,6 +245,11 @@ class Drawing(TorchDispatchMode):
 
     def _mask(self, like: torch.Tensor, keep: float) -> torch.Tensor:
         return torch.from_numpy(np.array(self.draw(tuple(like.shape), float(keep)))).to(like)
+
+
+def _own_draws(seed: int) -> Draw:
+    generator = torch.Generator().manual_seed(seed)
+    return lambda shape, keep: (torch.rand(shape, generator=generator) < keep).numpy()
 
 
 def _recipe(recipe: Recipe) -> reference.config.Recipe:

@@ -32,9 +32,10 @@ class ViTConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What both sides' training steps read: these fields of `vit_flax.recipe.Recipe`."""
+    """What both sides' training reads: these fields of `vit_flax.recipe.Recipe`."""
 
     epochs: int
+    batch_size: int
     optimizer: Literal["adam", "adamw", "sgd"]
     momentum: float  # SGD's, and Adam's beta1
     beta2: float
@@ -45,3 +46,11 @@ class Recipe:
     weight_decay: float
     clip_norm: float | None
     label_smoothing: float
+    ema_decay: float | None
+    means: tuple[float, ...]
+    stds: tuple[float, ...]
+    flip: bool
+    crop_scale: tuple[float, float]
+    crop_ratio: tuple[float, float]
+    mixup: float
+    cutmix: float

@@ -128,7 +128,8 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
 def _averaged(state: TrainState) -> Params:
     # A young average would mostly remember the initialisation, so it starts short and grows (as TensorFlow's does).
     assert state.recipe.ema_decay is not None
-    decay = jnp.minimum(state.recipe.ema_decay, (1 + state.step) / (10 + state.step))
+    step = jnp.asarray(state.step, float)  # whole numbers JAX divides in float32, even where it has float64
+    decay = jnp.minimum(state.recipe.ema_decay, (1 + step) / (10 + step))
     return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, state.params)
 
 
