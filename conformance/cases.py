@@ -60,7 +60,7 @@ class Case:
         return BUILDERS[source](architecture, config, torch_device())
 
     def climbs(self, rung: Rung) -> bool:
-        return SCOPES.index(rung.scope) <= SCOPES.index(self.scope) and (on_gpu() or not rung.gpu_only)
+        return SCOPES.index(rung.scope) <= SCOPES.index(self.scope) and (not rung.gpu_only or on_gpu())
 
     def __str__(self) -> str:
         c = self.config

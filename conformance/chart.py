@@ -18,6 +18,7 @@ MARKS = {"over": "×", "far-over": "×", "broken": "!"}
 BLOCKS = ("images", "patches", "embedding", "encoder", "norm", "logits")
 PARTS = ("attention", "middle", "mlp", "")
 HOMES = {"norm1": "attention", "norm2": "mlp", "head": "logits"}
+MOST = 240  # columns, or taps on a curve, that are drawn: twice a deep model's; the rest is counted
 LABELLED = 5  # steps: every fifth, and there is room for all taps
 
 WIDTH, HEIGHT = 840, 348
@@ -74,6 +75,7 @@ class Curve:
     lines: list[Line]
     labels: list[tuple[str, float]]
     limit_y: float | None
+    left_out: int  # taps that are not drawn
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,18 @@ def blocks(rungs: Iterable[dict[str, Any]]) -> list[str]:
         return _index(BLOCKS, first), layer, _index(PARTS, part)
 
     return sorted(dict.fromkeys(map(block, data_order(rungs))), key=place)
+
+
+def drawn(rungs: Iterable[dict[str, Any]]) -> list[str]:
+    """The blocks that have a column: all, unless there are more than a page can show."""
+    return blocks(rungs)[:MOST]
+
+
+def left_out(rungs: Sequence[dict[str, Any]]) -> str | None:
+    """What to say of the blocks that have no column; None where every block has one."""
+    names = set(blocks(rungs)[MOST:])
+    failing = {block(d["tap"]) for rung in rungs for d in rung["diffs"] if d["status"] == "fail"} & names
+    return f"{len(names):,} more blocks are not drawn; {len(failing):,} of them fail" if names else None
 
 
 def _index(names: Sequence[str], name: str) -> int:
@@ -182,13 +196,15 @@ def describe(rung: str, diff: dict[str, Any]) -> str:
 
 def grid(rungs: Sequence[dict[str, Any]]) -> list[Row]:
     """One row for each rung and mode that was compared, one cell per block, its worst: none where there is no diff."""
-    columns, rows = blocks(rungs), []
+    columns, rows = drawn(rungs), []
     for rung in rungs:
         for mode in MODES:
             diffs = [diff for diff in rung["diffs"] if diff["mode"] == mode]
-            at = {name: [diff for diff in diffs if block(diff["tap"]) == name] for name in columns}
+            at: dict[str, list[dict[str, Any]]] = {}
+            for diff in diffs:
+                at.setdefault(block(diff["tap"]), []).append(diff)
             if diffs:
-                cells = [_cell(rung["rung"], at[name]) if at[name] else None for name in columns]
+                cells = [_cell(rung["rung"], at[name]) if name in at else None for name in columns]
                 rows.append(Row(rung["rung"], mode, diffs, cells))
     return rows
 
@@ -202,7 +218,8 @@ def _cell(rung: str, diffs: list[dict[str, Any]]) -> Cell:
 
 def curve(rungs: Sequence[dict[str, Any]], labelled: int = 1) -> Curve | None:
     """Error of the free-running model, tap by tap. None where nothing was measured."""
-    taps = data_order(rungs)
+    every = data_order(rungs)
+    taps = every[:MOST]
     free = {rung["rung"]: {d["tap"]: d for d in rung["diffs"] if d["mode"] == "free"} for rung in rungs}
     diffs = [diff for by_tap in free.values() for diff in by_tap.values()]
     errors = [diff[key] for diff in diffs for key in ROLES.values() if diff[key] is not None]
@@ -217,7 +234,8 @@ def curve(rungs: Sequence[dict[str, Any]], labelled: int = 1) -> Curve | None:
     heights = spread([line.points[-1].y for line in named])
     labels = [(line.rung, y) for line, y in zip(named, heights, strict=True)]
     headings = groups(taps)[labelled - 1 :: labelled]
-    return Curve(headings, scale.ticks(), lines, labels, scale.y(limit) if limit else None)
+    limit_y = scale.y(limit) if limit else None
+    return Curve(headings, scale.ticks(), lines, labels, limit_y, left_out=len(every) - len(taps))
 
 
 def steps(rungs: Iterable[dict[str, Any]]) -> Curve | None:

@@ -4,12 +4,12 @@ import dataclasses
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 
 from conformance import tolerances
+from conformance.beside import Beside
 from conformance.precision import DTYPES, regime, rounded
 from conformance.sides import Side
 from vit_flax.config import ViTConfig
@@ -82,10 +82,7 @@ def compare(
 ) -> Comparison:
     """Run both sides on the same weights and images, free and alone, and judge every tap."""
     weights, images = rounded(weights, precision), rounded({"images": images}, precision)["images"]
-    with (
-        regime(precision),
-        ThreadPoolExecutor(max_workers=1) as beside,
-    ):  # the candidate compiles while the reference computes
+    with regime(precision), Beside() as beside:  # the candidate compiles while the reference computes
         free = beside.submit(candidate.taps, weights, images)
         theirs = reference.taps(weights, images)
         alone = beside.submit(candidate.taps, weights, images, given=theirs)

@@ -1,23 +1,26 @@
-"""The pytest plugin: options, one ladder per session, `blocked` as an outcome, and the report at the end."""
+"""The pytest plugin: its hooks, and nothing else. What they share is `conformance.session.Session`."""
 
 import os
-import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from conformance import junit, processes
+from conformance.session import Session, check_writable
+
 if TYPE_CHECKING:  # jax and torch take seconds to import: only sessions that compare models pay
     from conformance.cases import Case
     from conformance.ladder import Ladder, Outcome
     from conformance.mutation import Kill
-    from conformance.rungs import Target
 
 # A rung that was not climbed is an outcome of its own: pytest's skip, with one of these words first.
 BLOCKED, NOT_VERIFIED = "blocked by ", "not verified: "
 UNCLIMBED = {BLOCKED: ("blocked", "b", "BLOCKED"), NOT_VERIFIED: ("not verified", "n", "NOT VERIFIED")}
+
+SESSION = pytest.StashKey[Session]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,6 +42,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--weights", metavar="FILE", help="use these weights, not random ones (needs one --reference)")
     group.addoption("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
     group.addoption("--plant", metavar="FAULT", help="plant a known fault in the target, to see the suite fail")
+    group.addoption("--timeout", type=float, metavar="SECONDS", help="give up a rung after that long (default: never)")
     group.addoption("--report", metavar="DIR", help="write report.json and report.html there")
     group.addoption("--gpu", action="store_true", help="run on a GPU; without one this is an error")
 
@@ -50,13 +54,18 @@ def pytest_configure(config: pytest.Config) -> None:
     if cache := getattr(config, "cache", None):  # what JAX has compiled once is there next time
         _prefer("jax_compilation_cache_dir", str(cache.mkdir("jax")))
         _prefer("jax_persistent_cache_min_compile_time_secs", 0.3)
-    if config.option.gpu:
+    given = config.option
+    if given.report and not processes.is_worker(config):
+        check_writable(given.report)
+    if given.gpu:
         _require_gpu()
     else:
         _prefer("jax_platforms", "cpu")
-    given = config.option
-    if given.target or given.reference or given.weights or given.plant or given.data:
-        _ladder(config)  # bad input is one sentence now, not a failure per test later
+    processes.never_restart(config)
+    session = config.stash[SESSION] = Session(config)
+    config.pluginmanager.register(Listener(session), "conformance listener")
+    if given.target or given.reference or given.weights or given.plant or given.data or given.timeout is not None:
+        _ = session.ladder  # bad input is one sentence now, not a failure per test later
 
 
 def _prefer(setting: str, value: object) -> None:
@@ -77,67 +86,26 @@ def _require_gpu() -> None:
         raise pytest.UsageError(f"--gpu: no GPU is visible to JAX (it sees {devices})") from error
 
 
-_LADDER = pytest.StashKey["Ladder"]()
-_MUTATION = pytest.StashKey[list["Kill"]]()
-
-
-def _ladder(config: pytest.Config) -> "Ladder":
-    if _LADDER not in config.stash:
-        try:
-            config.stash[_LADDER] = _build_ladder(config.option)
-        except ValueError as error:
-            raise pytest.UsageError(str(error)) from error
-    return config.stash[_LADDER]
-
-
-def _build_ladder(options: Any) -> "Ladder":
-    from conformance.cases import CASES, DEFAULT_TARGET, Case, load_target
-    from conformance.catalogue import fault_named
-    from conformance.faults import planted
-    from conformance.ladder import Ladder
-
-    cases = [Case(name) for name in options.reference] if options.reference else list(CASES)
-    if options.weights and len(cases) != 1:
-        raise ValueError(f"--weights {options.weights}: name the one --reference that these weights are for")
-    factory = load_target(options.target or DEFAULT_TARGET)
-    target: Target = factory
-    if options.plant:
-        target = planted(fault_named(options.plant), factory)
-    name = options.target or "vit_flax"
-    ladder = Ladder(
-        target,
-        name=f"{name} (planted: {options.plant})" if options.plant else name,
-        cases=cases,
-        data=options.data,
-        weights=Path(options.weights) if options.weights else None,
-        seed=options.seed,
-    )
-    for case in {case.batch_size: case for case in cases}.values():
-        ladder.images(case)
-    if options.weights:
-        ladder.weights(cases[0])
-    return ladder
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[SESSION].begin()
 
 
 @pytest.fixture(scope="session")
 def ladder(pytestconfig: pytest.Config) -> "Ladder":
     """The session's ladder: the chosen target against the chosen references."""
-    return _ladder(pytestconfig)
+    return pytestconfig.stash[SESSION].ladder
 
 
 @pytest.fixture(scope="session")
 def mutation(pytestconfig: pytest.Config) -> list["Kill"]:
     """What became of each planted fault so far."""
-    return _kills(pytestconfig)
-
-
-def _kills(config: pytest.Config) -> list["Kill"]:
-    return config.stash.setdefault(_MUTATION, [])
+    return pytestconfig.stash[SESSION].kills
 
 
 @pytest.fixture
-def climb(ladder: "Ladder") -> Callable[["Case", str], "Outcome"]:
-    """Climb to a rung for a case; a rung below it that failed blocks the test."""
+def climb(request: pytest.FixtureRequest, ladder: "Ladder") -> Callable[["Case", str], "Outcome"]:
+    """Climb to a rung for a case; a rung below it that failed blocks the test, and a crash is told once."""
+    told = request.config.stash[SESSION].told
 
     def climb(case: "Case", rung: str) -> "Outcome":
         outcome = ladder.outcome(case, rung)
@@ -146,6 +114,11 @@ def climb(ladder: "Ladder") -> Callable[["Case", str], "Outcome"]:
             pytest.skip(f"{BLOCKED}{outcome.blocked_by}")
         if outcome.status == "not verified":
             pytest.skip(f"{NOT_VERIFIED}{outcome.headline}")
+        if outcome.reason == "crashed":
+            if (case, rung) in told:
+                pytest.skip(f"{BLOCKED}{rung}")
+            told.add((case, rung))
+            request.node.add_report_section("call", "traceback of the crash", outcome.trace or "none: it hangs")
         return outcome
 
     return climb
@@ -153,7 +126,7 @@ def climb(ladder: "Ladder") -> Callable[["Case", str], "Outcome"]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" in metafunc.fixturenames and "climb" in metafunc.fixturenames:
-        metafunc.parametrize("case", _ladder(metafunc.config).cases, ids=str)
+        metafunc.parametrize("case", metafunc.config.stash[SESSION].ladder.cases, ids=str)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -166,19 +139,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     from conformance.rungs import BY_NAME, NAMES
 
-    cases = _ladder(config).cases
-
-    def params(item: pytest.Item) -> tuple["Case", str]:
-        params = getattr(item, "callspec").params  # noqa: B009
-        return params["case"], params["rung"]
+    cases = config.stash[SESSION].ladder.cases
 
     def place(item: pytest.Item) -> tuple[int, int]:
-        case, rung = params(item)
+        case, rung = _climbed(item)
         return cases.index(case), NAMES.index(rung)
 
-    wanted = sorted((item for item in climbing if params(item)[0].climbs(BY_NAME[params(item)[1]])), key=place)
-    items[:] = wanted + [item for item in items if item not in climbing]
-    config.hook.pytest_deselected(items=[item for item in climbing if item not in wanted])
+    planned = []
+    for item in climbing:
+        case, rung = _climbed(item)
+        if case.climbs(BY_NAME[rung]):
+            planned.append(item)
+            if processes.is_worker(config):
+                processes.mark(item, (str(case), rung))
+    planned.sort(key=place)
+    items[:] = planned + [item for item in items if item not in climbing]
+    config.hook.pytest_deselected(items=[item for item in climbing if item not in planned])
+
+
+def _climbed(item: pytest.Item) -> tuple["Case", str]:
+    params = getattr(item, "callspec").params  # noqa: B009
+    return params["case"], params["rung"]
 
 
 def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: list[pytest.Item]) -> None:
@@ -186,19 +167,58 @@ def _deselect(config: pytest.Config, items: list[pytest.Item], unwanted: list[py
     items[:] = [item for item in items if item not in unwanted]
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """A verdict is due from here on, if any rung is to be climbed: even if nothing more should be run."""
+    if any("climb" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.config.stash[SESSION].climbs = True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A report says where on the ladder its test is, and carries what a worker has found so far."""
+    report = yield
+    session = item.config.stash[SESSION]
+    if "climb" in getattr(item, "fixturenames", ()):
+        case, rung = _climbed(item)
+        report.place = [str(case), rung]
+    if processes.is_worker(item.config) and (news := session.news()):
+        report.news = processes.packed(news)
+    return report
+
+
+class Listener:
+    """Hears every test's report. A plugin of its own, as that hook is not told which session it is in."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        place = processes.place_of(report.nodeid) or getattr(report, "place", None)
+        if not self.session.decides:
+            return
+        report.nodeid = processes.unmarked(report.nodeid)
+        if news := vars(report).pop("news", None):
+            self.session.hear(processes.unpacked(news))
+        if report.failed:
+            self.session.test_failed(report.nodeid, place and (place[0], place[1]))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes, one climbs a case, or has all tests of another file: what they share is made once."""
-    from xdist.scheduler import LoadScopeScheduling
+    return processes.scheduler(config, log)
 
-    from conformance.cases import CASES
 
-    class CaseOrFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            climbed = (str(case) for case in CASES if f"[{case}" in nodeid and nodeid.startswith("conformance/"))
-            return next(climbed, nodeid.partition("::")[0])
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
+    if any(map(processes.place_of, ids)):
+        node.config.stash[SESSION].climbs = True
 
-    return CaseOrFile(config, log)
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
+    if place := processes.place_of(crashitem):
+        sched.config.stash[SESSION].process_died(place)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
@@ -209,42 +229,25 @@ def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple
     return None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """A session that was all skips, because nothing could be verified, has not passed either."""
-    ladder = session.config.stash.get(_LADDER, None)
-    if ladder is None:
-        return
-    if (handed_in := getattr(session.config, "workeroutput", None)) is not None:
-        handed_in["conformance"] = pickle.dumps((ladder.outcomes, _kills(session.config)))
-    elif exitstatus == pytest.ExitCode.OK and ladder.outcomes:
-        from conformance.record import verdict
-
-        if verdict(ladder) != "pass":
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    """What one of several processes found joins what the others found, for one report."""
-    if found := getattr(node, "workeroutput", {}).get("conformance"):
-        outcomes, kills = pickle.loads(found)
-        ladder = _ladder(node.config)
-        together = ladder.outcomes | outcomes
-        ladder.outcomes = {case: together[case] for case in ladder.cases if case in together}
-        _kills(node.config).extend(kills)
+    """Decide before anything is written: pytest's summary, JUnit's file and the exit status follow."""
+    ours = session.config.stash[SESSION]
+    session.exitstatus = ours.finish(int(exitstatus))
+    if ours.result is not None:
+        junit.tell(session.config, ours.result)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    ladder = config.stash.get(_LADDER, None)
-    if ladder is None or not ladder.outcomes:
+    session = config.stash[SESSION]
+    if session.result is None:
         return
-    from conformance import record, report
-    from conformance.mutation import score
+    from conformance.summary import summary
 
-    result = record.as_report(ladder, score(_kills(config)))
     terminalreporter.section("conformance")
-    for line in report.summary(result):
+    for line in summary(session.result):
         terminalreporter.write_line(line)
-    if folder := config.option.report:
-        report.write(result, Path(folder))
+    if session.problem:
+        terminalreporter.write_line(session.problem)
+    elif folder := config.option.report:
         terminalreporter.write_line(f"report: {Path(folder) / 'report.html'}")

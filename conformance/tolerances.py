@@ -26,6 +26,12 @@ ENVELOPE_FALSE_ALARMS = 1e-4
 # The same for the accuracy of an epoch on a CPU, known from nine runs: fewer say it less boldly still.
 ACCURACY_FALSE_ALARMS = 1e-3
 
+# An error is rounding if it changes by this share of its own size, or more, when the images move by 2^-16. Rounding is
+# drawn anew: two independent errors of one size differ by √2 of it. What is smooth changes by about as little as the
+# images. The line lies where half of an error's variance is rounding, and half of it something else.
+# (Measured on digits: MEASURE_ME)
+DRAWN_ANEW = 1.0
+
 # A gate whose weakest fault exceeds its limit by less than this is called blind to it: another batch may hide it.
 BLIND = 3.0
 
