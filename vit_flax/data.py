@@ -1,6 +1,7 @@
 """Datasets to train on: CIFAR-10 and others in its layouts, or scikit-learn's digits, split as the article splits."""
 
 import dataclasses
+import math
 import re
 import shlex
 from itertools import combinations
@@ -9,16 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vit_flax.files import is_bomb
 from vit_flax.readers import (
     CIFAR10_BATCHES,
     DataError,
-    ImageTable,
     existing_folder,
     find_batches,
     needs,
     read_batch,
-    read_table,
 )
+from vit_flax.tables import ImageTable, read_table
 
 SPLIT_SEED = 42  # the article's
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -188,6 +189,9 @@ def _read(table: ImageTable, shape: tuple[int, ...], classes: tuple[str, ...]) -
     for row in np.flatnonzero((labels < 0) | (labels >= len(classes))).tolist():
         trouble = f"has label {labels[row]}, but the {len(classes)} classes are numbered from 0 to {len(classes) - 1}"
         raise DataError(f"{table.row(row)} {trouble}: correct it, or download the file again")
+    if is_bomb(unpacked := len(table) * math.prod(shape), table.size):
+        rows = f"{len(table):,} images of {shape[0]:,} x {shape[1]:,} pixels in {table.size:,} bytes"
+        raise DataError(f"{table.file} claims {rows}, and would unpack to {unpacked:,}: scale its images down")
     images = np.empty((len(table), *shape), np.uint8)
     for row in range(len(table)):
         pixels = _pixels(table, row)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vit_flax.readers import DataError, decode, existing_folder, find_batches, needs, read, read_batch, read_table
+from vit_flax.decode import decode
+from vit_flax.readers import DataError, existing_folder, find_batches, needs, read, read_batch
+from vit_flax.tables import read_table
 
 
 @dataclasses.dataclass(frozen=True)

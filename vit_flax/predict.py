@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vit_flax.readers import decode, needs, read
+from vit_flax.decode import decode
+from vit_flax.readers import needs, read
 from vit_flax.train import TrainState, eval_step
 
 
 def read_images(files: Sequence[Path], image_size: tuple[int, int], channels: int) -> np.ndarray:
-    """Image files as a model takes them: scaled until they cover its size, cropped at the centre; grey for one channel.
+    """Image files as a model takes them: scaled to cover its size, cropped at the centre; grey for one channel.
 
     Returns uint8, (files, height, width, channels). Raises `DataError`, naming the file, for what cannot be read.
     """
@@ -21,7 +22,7 @@ def read_images(files: Sequence[Path], image_size: tuple[int, int], channels: in
     height, width = image_size
     pixels = []
     for file in files:
-        photograph = ImageOps.exif_transpose(decode(read(file), file)).convert("RGB" if channels == 3 else "L")
+        photograph = decode(read(file), file).convert("RGB" if channels == 3 else "L")
         fitted = ImageOps.fit(photograph, (width, height), method=Image.Resampling.BICUBIC)
         pixels.append(np.asarray(fitted).reshape(height, width, channels))
     return np.stack(pixels)

@@ -3,28 +3,18 @@
 The packages that decode them are optional (`pip install "vit-parity[data]"`), so each is imported where it is used.
 """
 
-import dataclasses
 import hashlib
-import io
-import json
 import pickle
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from einops import rearrange
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from vit_flax.files import one_line, why_unreadable
 
-# Names by the sha256 of the file that was read: a figure measured on lossy copies must say so.
-KNOWN_FILES = {
-    "77ef2a5272f96d222c3b89bbb85c15fd3310360610e7e9f38ea5b6b3c119099e": "CIFAR-10 (JPEG-75 copy)",  # test.parquet
-    "22f73e0051285601420516a2d17527ddcf0d16980886571503765648a43eef97": "CIFAR-10 (JPEG-75 copy)",  # train.parquet
-}
 # The md5 of each published file, as torchvision lists them too.
 CIFAR10_BATCHES = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -34,7 +24,7 @@ CIFAR10_BATCHES = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-IMAGE_COLUMNS = ("img", "image")
+LARGEST_READ = 2**28  # bytes of an image or a batch: as many as the largest image unpacks to
 
 
 class DataError(ValueError):
@@ -59,7 +49,8 @@ def decoding(what: Path | str) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{what} cannot be decoded and looks incomplete: download it again ({error})") from error
+        reason = one_line(error)
+        raise DataError(f"{what} cannot be decoded and looks incomplete: download it again ({reason})") from error
 
 
 def existing_folder(source: str | Path, layouts: str) -> Path:
@@ -71,89 +62,12 @@ def existing_folder(source: str | Path, layouts: str) -> Path:
 
 
 def read(file: Path) -> bytes:
-    """The bytes of a file. Raises `DataError`, naming it, if they cannot be had."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise DataError(f"{file} cannot be read: it must be a file that you may read ({error.strerror})") from error
-
-
-def decode(encoded: bytes | None, what: Path | str) -> "Image":
-    """The image in these bytes, complete and in its own mode. Raises `DataError`, naming `what`, if there is none."""
-    with needs("Pillow"):
-        from PIL import Image
-    with decoding(what):
-        image = Image.open(io.BytesIO(encoded or b""))
-        image.load()
-        return image
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageTable:
-    """A Parquet file of images, still encoded, in the layout of Hugging Face."""
-
-    file: Path
-    sha256: str
-    columns: Any  # a pyarrow.Table: the image's bytes, and `label` where there is one
-    classes: tuple[str, ...] | None  # in the order of the labels, where the file names them
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-    @property
-    def name(self) -> str | None:
-        """What the file is known as, if it is one of the `KNOWN_FILES`."""
-        return KNOWN_FILES.get(self.sha256)
-
-    def row(self, i: int) -> str:
-        """Row `i`, for messages."""
-        return f"row {i} of {self.file}"
-
-    def image(self, i: int) -> "Image":
-        """The image of row `i` (see `decode`)."""
-        return decode(self.columns.column(0)[i].as_py(), self.row(i))
-
-    def labels(self) -> np.ndarray:
-        """The label of every row: integers, (n,). Raises `DataError` if there are none, or not in every row."""
-        import pyarrow as pa
-
-        if "label" not in self.columns.column_names or not pa.types.is_integer(self.columns.schema.field("label").type):
-            raise DataError(f"{self.file} has no column label of whole numbers: give a file with labels")
-        labels = self.columns.column("label")
-        if labels.null_count:
-            row = self.row(labels.is_null().index(True).as_py())
-            raise DataError(f"{row} has no label: add it, or download the file again")
-        return labels.to_numpy()
-
-
-def read_table(file: Path) -> ImageTable:
-    """The Parquet file of images. Raises `DataError`, naming it, if it is damaged or has no column of images."""
-    with needs("pyarrow"):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    content = read(file)
-    with decoding(file):
-        parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
-        schema = parquet.schema_arrow
-        image = _image_column(file, {field.name: str(field.type) for field in schema})
-        columns = parquet.read(columns=[f"{image}.bytes", "label"]).flatten()
-        columns = columns.select([f"{image}.bytes", *{"label"}.intersection(columns.column_names)])
-        return ImageTable(file, hashlib.sha256(content).hexdigest(), columns, _class_names(schema.metadata or {}))
-
-
-def _image_column(file: Path, types: dict[str, str]) -> str:
-    for name in IMAGE_COLUMNS:
-        if types.get(name, "").startswith("struct<") and "bytes: " in types[name]:
-            return name
-    found = ", ".join(f"{name} ({kind})" for name, kind in types.items())
-    raise DataError(f"{file} has no column {' or '.join(IMAGE_COLUMNS)} of struct(bytes, path), only {found}")
-
-
-def _class_names(metadata: Mapping[bytes, bytes]) -> tuple[str, ...] | None:
-    match json.loads(metadata.get(b"huggingface", b"null")):
-        case {"info": {"features": {"label": {"names": [*names]}}}}:
-            return tuple(str(name) for name in names)
-    return None
+    """The bytes of a file. Raises `DataError`, naming it, if they cannot be had, or are more than `LARGEST_READ`."""
+    if trouble := why_unreadable(file):
+        raise DataError(f"{file} {trouble}")
+    if (size := file.stat().st_size) > LARGEST_READ:
+        raise DataError(f"{file} is of {size:,} bytes, more than the {LARGEST_READ:,} that are read of a file")
+    return file.read_bytes()
 
 
 def find_batches(folder: Path) -> Path | None:

@@ -16,8 +16,9 @@ import torch
 from sklearn.datasets import load_digits
 from test_readers import CUTS, INCOMPLETE, cut, encoded, flip, publish, random_images, write_batch, write_parquet
 
-from vit_flax import readers
+from vit_flax import tables
 from vit_flax.data import CIFAR10_CLASSES, SPLIT_SEED, Data, Dataset, read_data, split
+from vit_flax.decode import decode
 from vit_flax.readers import CIFAR10_BATCHES, DataError
 
 TRAIN, TEST = random_images(40, seed=1), random_images(10, seed=2)
@@ -183,7 +184,7 @@ def test_jpegs_are_read_as_pillow_decodes_them(tmp_path: Path) -> None:
     write_test(tmp_path, kind="JPEG")
     test = read_data(tmp_path).test.images
     for pixels, image in zip(test, TEST, strict=True):
-        np.testing.assert_array_equal(pixels, readers.decode(encoded(image, "JPEG"), "it"))
+        np.testing.assert_array_equal(pixels, decode(encoded(image, "JPEG"), "it"))
 
 
 NAMES = [f"kind {i}" for i in range(12)]
@@ -223,7 +224,7 @@ def test_the_source_is_known_only_if_every_file_is(
     write_both(tmp_path / "mine")
     for name, dataset in known.items():
         content = (tmp_path / "mine" / f"{name}.parquet").read_bytes()
-        monkeypatch.setitem(readers.KNOWN_FILES, hashlib.sha256(content).hexdigest(), dataset)
+        monkeypatch.setitem(tables.KNOWN_FILES, hashlib.sha256(content).hexdigest(), dataset)
     assert read_data(tmp_path / "mine").source == source
 
 
@@ -297,6 +298,18 @@ def test_bad_parquet_is_refused_in_words_that_name_the_file(tmp_path: Path, case
         read_data(tmp_path)
     assert (file.format(tmp_path) if "{}" in file else str(tmp_path / file)) in str(refusal.value)
     assert trouble in str(refusal.value)
+
+
+def test_images_that_would_unpack_to_far_more_than_their_file_are_refused(tmp_path: Path) -> None:
+    flat = np.zeros((2000, 3000, 3), np.uint8)  # 18 MB, and 30 kB in a PNG
+    rows = [{"bytes": encoded(flat), "path": None}] * 20
+    for split_name, first in (("train", 0), ("test", 1)):
+        pq.write_table(pa.table({"img": rows, "label": [first, 1] * 10}), tmp_path / f"{split_name}.parquet")
+    trouble = (
+        r"train\.parquet claims 20 images of 2,000 x 3,000 pixels in [0-9,]+ bytes, and would unpack to 360,000,000"
+    )
+    with pytest.raises(DataError, match=trouble):
+        read_data(tmp_path)
 
 
 @pytest.mark.parametrize("label", (-1, 12))

@@ -1,6 +1,7 @@
 """Photographs of every layout read back exactly, and every bad folder refused in one sentence that names it."""
 
 import hashlib
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.datasets import load_sample_images
 from test_readers import INCOMPLETE, cut, encoded, publish, random_images, write_batch, write_parquet
 
-from vit_flax import readers
+from vit_flax import tables
 from vit_flax.photographs import read_photographs
 from vit_flax.readers import DataError
 
@@ -88,6 +90,19 @@ def test_grey_jpegs_decode_to_rgb(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_photographs(tmp_path, 1).images, np.full((1, 32, 32, 3), 77))
 
 
+@pytest.mark.parametrize("layout", ("parquet", "files"))
+def test_photographs_are_turned_as_their_camera_says(tmp_path: Path, layout: str) -> None:
+    upright, stream, exif = random_images(1, 7, 11)[0], io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6  # orientation: turn it clockwise
+    Image.fromarray(np.ascontiguousarray(np.rot90(upright))).save(stream, "PNG", exif=exif)
+    if layout == "files":
+        (tmp_path / "a.png").write_bytes(stream.getvalue())
+    else:
+        rows = [{"bytes": stream.getvalue(), "path": None}]
+        pq.write_table(pa.table({"img": rows}), tmp_path / "test.parquet")
+    np.testing.assert_array_equal(read_photographs(tmp_path, 1).images, [upright])
+
+
 def test_image_files_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> None:
     images = random_images(3)
     (tmp_path / "b" / "c").mkdir(parents=True)
@@ -111,7 +126,7 @@ def test_sources_say_what_the_images_are_and_never_where(
 def test_a_known_file_is_called_by_the_name_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "test.parquet"
     write_parquet(file, random_images(2))
-    monkeypatch.setitem(readers.KNOWN_FILES, hashlib.sha256(file.read_bytes()).hexdigest(), "A dataset")
+    monkeypatch.setitem(tables.KNOWN_FILES, hashlib.sha256(file.read_bytes()).hexdigest(), "A dataset")
     assert read_photographs(tmp_path, 1).source == "A dataset"
 
 

@@ -77,6 +77,19 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
     np.testing.assert_array_equal(read_images([file], (8, 8), 3)[0], upright)
 
 
+@pytest.mark.parametrize("channels", (1, 3))
+def test_an_image_of_16_bits_looks_as_it_did_with_8(tmp_path, channels):
+    pixels = noise(8, 8)
+    files = [write(tmp_path, pixels, "8.png"), write(tmp_path, pixels.astype(np.uint16) * 257, "16.png")]
+    shallow, deep = read_images(files, (8, 8), channels)
+    np.testing.assert_array_equal(deep, shallow)
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    file = write(tmp_path, np.zeros((8, 8, 4), np.uint8))  # black, if it were seen
+    assert set(read_images([file], (8, 8), 1).flat) == {255}
+
+
 def truncated(folder):
     file = write(folder, noise(64, 64, 3), "half.png")
     file.write_bytes(file.read_bytes()[:2000])

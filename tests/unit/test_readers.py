@@ -6,7 +6,6 @@ import json
 import os
 import pickle
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from vit_flax import readers
-from vit_flax.readers import CIFAR10_BATCHES, DataError, decode, existing_folder, read, read_batch, read_table
+from vit_flax.readers import CIFAR10_BATCHES, DataError, existing_folder, read, read_batch
 
 INCOMPLETE = "looks incomplete: download it again"
 CUTS = (0.0, 0.01, 0.5, 0.99, -1)  # shares of a file that are left, and all but its last byte
@@ -81,30 +79,23 @@ def flip(file: Path, place: int) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("kind", ("PNG", "JPEG", "BMP", "WEBP"))
-def test_an_image_cut_anywhere_is_refused_unless_all_its_pixels_are_there(kind: str) -> None:
-    content = encoded(random_images(1, 9, 7)[0], kind)
-    whole = np.array(decode(content, "it"))
-    refused = 0
-    for length in range(len(content)):
-        try:
-            np.testing.assert_array_equal(decode(content[:length], "it"), whole)
-        except DataError as refusal:
-            assert str(refusal).startswith(f"it cannot be decoded and {INCOMPLETE}")
-            refused += 1
-    assert refused > len(content) // 2
-
-
-@pytest.mark.parametrize("content", (None, b"", b"woof"))
-def test_what_is_no_image_is_refused_by_name(content: bytes | None) -> None:
-    with pytest.raises(DataError, match=f"row 3 of it cannot be decoded and {INCOMPLETE}"):
-        decode(content, "row 3 of it")
-
-
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").mkdir()
     with pytest.raises(DataError, match=r"train\.parquet cannot be read: it must be a file that you may read"):
         read(tmp_path / "train.parquet")
+
+
+def test_a_pipe_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be read: it must be a file .* a pipe or a device"):
+        read(tmp_path / "a.png")
+
+
+def test_a_file_that_is_larger_than_any_image_is_named(tmp_path: Path) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(2**40)  # takes no space
+    with pytest.raises(DataError, match=r"a\.png is of 1,099,511,627,776 bytes, more than the 268,435,456 that"):
+        read(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize("name, trouble", (("nowhere", "does not exist"), ("a.png", "is not a folder")))
@@ -112,97 +103,6 @@ def test_a_path_that_is_no_folder_is_named_with_what_to_give(tmp_path: Path, nam
     (tmp_path / "a.png").touch()
     with pytest.raises(DataError, match=f"{name} {trouble}: give a folder of cats"):
         existing_folder(tmp_path / name, "give a folder of cats")
-
-
-@pytest.mark.parametrize("module, package", (("PIL", "Pillow"), ("pyarrow", "pyarrow")))
-def test_an_absent_package_is_named_with_the_way_to_get_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, package: str
-) -> None:
-    write_parquet(tmp_path / "a.parquet", random_images(1))
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(DataError, match=rf'needs {package}: pip install "vit-parity\[data\]"'):
-        read_table(tmp_path / "a.parquet").image(0)
-
-
-@pytest.mark.parametrize("column", ("img", "image"))
-def test_a_table_has_the_very_pixels_and_labels_that_were_written(tmp_path: Path, column: str) -> None:
-    images = random_images(5)
-    write_parquet(tmp_path / "a.parquet", images, [4, 0, 1, 4, 2], column, row_group_size=2)
-    table = read_table(tmp_path / "a.parquet")
-    assert len(table) == 5
-    np.testing.assert_array_equal([table.image(i) for i in range(5)], images)
-    assert table.labels().tolist() == [4, 0, 1, 4, 2]
-    assert table.classes is None
-    assert table.name is None
-
-
-def test_a_table_has_the_names_of_its_classes(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", random_images(2), names=["cat", "dog"])
-    assert read_table(tmp_path / "a.parquet").classes == ("cat", "dog")
-
-
-@pytest.mark.parametrize("metadata", ({}, {"huggingface": "{}"}, {"huggingface": '{"info": {"features": {}}}'}))
-def test_metadata_without_names_are_no_trouble(tmp_path: Path, metadata: dict[str, str]) -> None:
-    write_parquet(tmp_path / "a.parquet", random_images(2))
-    table = pq.read_table(tmp_path / "a.parquet").replace_schema_metadata(metadata)
-    pq.write_table(table, tmp_path / "b.parquet")
-    assert read_table(tmp_path / "b.parquet").classes is None
-
-
-def test_a_known_file_is_called_by_the_name_of_its_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "a.parquet"
-    write_parquet(file, random_images(2))
-    monkeypatch.setitem(readers.KNOWN_FILES, hashlib.sha256(file.read_bytes()).hexdigest(), "A dataset")
-    assert read_table(file).name == "A dataset"
-
-
-@pytest.mark.parametrize("share", CUTS)
-def test_a_cut_table_is_refused_by_name(tmp_path: Path, share: float) -> None:
-    write_parquet(tmp_path / "a.parquet", random_images(3))
-    cut(tmp_path / "a.parquet", share)
-    with pytest.raises(DataError, match=rf"a\.parquet cannot be decoded and {INCOMPLETE}"):
-        read_table(tmp_path / "a.parquet")
-
-
-def test_a_flipped_byte_is_found_where_the_table_has_checksums(tmp_path: Path) -> None:
-    file = tmp_path / "a.parquet"
-    # Written like this, the image's own bytes lie in the file as they are, and once.
-    plain = dict(use_dictionary=False, write_statistics=False, compression="none")
-    write_parquet(file, random_images(3), write_page_checksum=True, **plain)
-    flip(file, file.read_bytes().index(b"IDAT") + 99)
-    with pytest.raises(DataError, match=rf"a\.parquet cannot be decoded and {INCOMPLETE}"):
-        read_table(file)
-
-
-def test_an_image_damaged_inside_a_table_is_named_by_its_row(tmp_path: Path) -> None:
-    rows = [{"bytes": encoded(random_images(1)[0])[:length], "path": None} for length in (9999, 99)]
-    pq.write_table(pa.table({"img": rows}), tmp_path / "a.parquet")
-    table = read_table(tmp_path / "a.parquet")
-    table.image(0)
-    with pytest.raises(DataError, match=rf"row 1 of .*a\.parquet cannot be decoded and {INCOMPLETE}"):
-        table.image(1)
-
-
-def test_a_table_without_images_is_refused_with_what_it_has(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"image": [b"bare"], "text": ["caption"]}), tmp_path / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet has no column img or image .*only image \(binary\), text \(str"):
-        read_table(tmp_path / "a.parquet")
-
-
-@pytest.mark.parametrize("labels", (None, ["cat"], [0.5], [{"fine": 1}]))
-def test_a_table_without_whole_numbers_for_labels_has_images_only(tmp_path: Path, labels: Any) -> None:
-    columns = {"label": labels, "img": [{"bytes": encoded(random_images(1)[0]), "path": None}]}
-    table = pa.table({name: column for name, column in columns.items() if column})
-    pq.write_table(table, tmp_path / "a.parquet")
-    read_table(tmp_path / "a.parquet").image(0)
-    with pytest.raises(DataError, match=r"a\.parquet has no column label of whole numbers: give a file with labels"):
-        read_table(tmp_path / "a.parquet").labels()
-
-
-def test_a_row_without_a_label_is_named(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "a.parquet", random_images(3), [0, 1, None])
-    with pytest.raises(DataError, match=r"row 2 of .*a\.parquet has no label: add it, or download the file again"):
-        read_table(tmp_path / "a.parquet").labels()
 
 
 def python2_pickle(images: np.ndarray) -> bytes:
