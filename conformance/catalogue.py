@@ -3,6 +3,7 @@
 from conformance.catalogue_attention import ATTENTION
 from conformance.catalogue_blocks import BLOCKS
 from conformance.catalogue_initial import INITIAL
+from conformance.catalogue_loops import LOOPS
 from conformance.catalogue_loss import LOSS, METRIC
 from conformance.catalogue_norms import NORMS
 from conformance.catalogue_optimizer import OPTIMIZER
@@ -17,7 +18,7 @@ from vit_flax.config import one_of
 
 MODEL = (*WEIGHTS, *NORMS, *ATTENTION, *BLOCKS, *ROUNDING, *BACKWARD)
 TRAINING = (*PIXELS, *INITIAL, *LOSS, *METRIC, *CLIPPING, *SCHEDULE, *OPTIMIZER, *RANDOMNESS, *TRAJECTORY)
-FAULTS: tuple[Fault, ...] = MODEL + TRAINING
+FAULTS: tuple[Fault, ...] = MODEL + TRAINING + LOOPS
 
 
 def fault_named(name: str) -> Fault:

@@ -18,7 +18,11 @@ from conformance.faults import Fault, planted
 from conformance.rungs import RUNGS, Ground, Rung, Target
 
 PATIENCE = 120.0  # seconds that pairs are tried for: on a large model there are too many of them
-REPLAYED = ("taps", "gradients", "train", "initial", "drawn", "crops")  # costly, and the same whenever given the same
+# Costly, and the same whenever given the same.
+REPLAYED = (
+    *("taps", "gradients", "train", "initial", "drawn", "crops"),
+    *("augment", "noisy_losses", "averages", "evaluate"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -121,7 +121,6 @@ class FlaxSide:
     def noisy_losses(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
     ) -> np.ndarray:
-        recipe = recipe.replace(dropout=None, drop_path=self.config.drop_path)
         return np.array([value for value, _ in self._steps(weights, images, labels, seed, recipe)])
 
     def _steps(

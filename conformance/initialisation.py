@@ -6,10 +6,9 @@ from itertools import combinations
 import numpy as np
 from scipy import stats
 
-from conformance import tolerances
+from conformance import power, tolerances
 from conformance.compare import Diff, in_data_order
 from conformance.sides import TrainableSide
-from vit_flax.weights import Weights
 
 HEAD = 64  # entries that say whether two leaves were drawn alike
 SEEDS = 4  # small leaves say more when several are pooled
@@ -22,54 +21,67 @@ def compare_initial(candidate: TrainableSide, reference: TrainableSide) -> tuple
     All tests of a case together raise a false alarm at `tolerances.FALSE_ALARMS` (Bonferroni).
     """
     ours, theirs = _pooled(candidate, seed=0), _pooled(reference, seed=SEEDS)
-    level = tolerances.FALSE_ALARMS / (3 * len(theirs))
-    diffs = [
-        diff
-        for name in in_data_order(theirs)
-        for expected in [theirs[name]]
-        for diff in (_constant(name, ours, expected) if _is_constant(expected) else _drawn(name, ours, expected, level))
-    ]
+    diffs = []
+    for name in in_data_order(theirs):
+        diffs += _leaf(name, ours.get(name), theirs[name], tests=3 * len(theirs))
+    for name in sorted(set(ours) - set(theirs)):
+        diffs.append(Diff(name, "alone", np.inf, None, 0.0, "the reference has no such leaf"))
+    if any(diff.problem for diff in diffs):
+        return tuple(diffs)
     return (*diffs, _distinct(candidate, reference))
 
 
-def _pooled(side: TrainableSide, seed: int) -> Weights:
-    """Every entry of a leaf over several seeds, as float64 in one row for each."""
+def _leaf(name: str, ours: np.ndarray | str | None, expected: np.ndarray | str, tests: int) -> list[Diff]:
+    if ours is None:
+        return [Diff(name, "alone", np.inf, None, 0.0, "the candidate has no such leaf")]
+    for leaf in (ours, expected):
+        if isinstance(leaf, str):
+            return [Diff(name, "alone", np.inf, None, 0.0, leaf)]
+    assert not isinstance(ours, str) and not isinstance(expected, str)
+    if ours.shape != expected.shape:
+        shapes = f"shape {ours.shape[1:]}, expected {expected.shape[1:]}"
+        return [Diff(name, "alone", np.inf, None, 0.0, shapes)]
+    if not np.isfinite(ours).all():
+        return [Diff(name, "alone", np.inf, None, 0.0, "NaN or infinity in the candidate")]
+    if _is_constant(expected):
+        off = float(np.abs(ours - expected.flat[0]).max())
+        return [Diff(f"{name}, constant", "alone", off, None, 0.0)]
+    return _drawn(name, ours, expected, tolerances.FALSE_ALARMS / tests)
+
+
+def _pooled(side: TrainableSide, seed: int) -> dict[str, np.ndarray | str]:
+    """Each leaf over several seeds, stacked, as float64; or what keeps the seeds from being stacked."""
     runs = [side.initial(seed + i) for i in range(SEEDS)]
-    return {name: np.stack([run[name].astype(np.float64).ravel() for run in runs]) for name in runs[0]}
+    pooled: dict[str, np.ndarray | str] = {}
+    for name in dict.fromkeys(name for run in runs for name in run):
+        leaves = [np.asarray(run[name], np.float64) for run in runs if name in run]
+        if len(leaves) < SEEDS:
+            pooled[name] = "not a leaf under every seed"
+        elif len({leaf.shape for leaf in leaves}) > 1:
+            pooled[name] = f"shape {leaves[0].shape} under one seed, another under the next"
+        else:
+            pooled[name] = np.stack(leaves)
+    return pooled
 
 
 def _is_constant(leaf: np.ndarray) -> bool:
     return bool((leaf == leaf.flat[0]).all())
 
 
-def _constant(name: str, ours: Weights, expected: np.ndarray) -> list[Diff]:
-    return [Diff(f"{name}, constant", "alone", float(np.abs(ours[name] - expected.flat[0]).max()), None, 0.0)]
-
-
-def _drawn(name: str, ours: Weights, expected: np.ndarray, level: float) -> list[Diff]:
-    mine, n, m = ours[name], ours[name].size, expected.size
+def _drawn(name: str, mine: np.ndarray, expected: np.ndarray, level: float) -> list[Diff]:
+    n, m = mine.size, expected.size
     if _is_constant(mine):
         return [Diff(name, "alone", np.inf, None, 0.0, f"constant {mine.flat[0]:g}, expected to be drawn")]
     distance = float(stats.ks_2samp(mine.ravel(), expected.ravel(), method="asymp").statistic)
-    allowed = math.sqrt(-math.log(level / 2) / 2 * (n + m) / (n * m))  # of the asymptotic distribution
     spread = abs(math.log(mine.std() / expected.std()))
-    # The log of a standard deviation has variance (kurtosis - 1) / 4n.
-    variance = sum((stats.kurtosis(x, axis=None, fisher=False) - 1) / (4 * x.size) for x in (mine, expected))
-    quantile = float(stats.norm.isf(level / 2))
-    return [
-        Diff(f"{name}, distribution", "alone", distance, None, allowed),
-        Diff(f"{name}, spread", "alone", spread, None, quantile * math.sqrt(variance)),
-        _largest(name, mine, expected, level),
-    ]
-
-
-def _largest(name: str, mine: np.ndarray, expected: np.ndarray, level: float) -> Diff:
-    """The largest entry, which shows a truncation: how much of its own normal lies beyond the reference's largest."""
+    variance = sum(power.spread_variance(stats.kurtosis(x, axis=None, fisher=False), x.size) for x in (mine, expected))
+    # The largest entry shows a truncation: how much of its own normal lies beyond the reference's largest.
     beyond = int((np.abs(mine) > np.abs(expected).max()).sum())
-    # Of all n + m entries each is equally likely to be the largest: that so many of ours exceed all of theirs has
-    # probability (n / (n + m)) ** beyond, or less.
-    share = mine.size / (mine.size + expected.size)
-    return Diff(f"{name}, entries beyond", "alone", beyond, None, math.log(level) / math.log(share))
+    return [
+        Diff(f"{name}, distribution", "alone", distance, None, power.distance_allowed(n, m, level)),
+        Diff(f"{name}, spread", "alone", spread, None, power.quantile(level) * math.sqrt(variance)),
+        Diff(f"{name}, entries beyond", "alone", beyond, None, power.beyond_allowed(n, m, level)),
+    ]
 
 
 def _distinct(candidate: TrainableSide, reference: TrainableSide) -> Diff:
@@ -80,9 +92,12 @@ def _distinct(candidate: TrainableSide, reference: TrainableSide) -> Diff:
 
 
 def _alike(side: TrainableSide) -> set[tuple[str, str]]:
-    leaves = {f"{name} of seed {seed}": leaf for seed in (0, 1) for name, leaf in side.initial(seed).items()}
-    begin = {name: leaf.ravel()[:HEAD] for name, leaf in leaves.items() if leaf.size >= HEAD and not _is_constant(leaf)}
+    begin = {}
+    for seed in (0, 1):
+        for name, leaf in side.initial(seed).items():
+            if leaf.size >= HEAD and not _is_constant(leaf.ravel()[:HEAD]):
+                begin[f"{name} of seed {seed}"] = leaf.ravel()[:HEAD].astype(np.float64)
     if not begin:
         return set()
-    correlation = np.atleast_2d(np.corrcoef(np.stack([*begin.values()]).astype(np.float64)))
+    correlation = np.atleast_2d(np.corrcoef(np.stack([*begin.values()])))
     return {(a, b) for (i, a), (j, b) in combinations(enumerate(begin), 2) if correlation[i, j] > tolerances.SAME_DRAWS}

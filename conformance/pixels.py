@@ -5,56 +5,77 @@ import math
 import numpy as np
 from scipy import stats
 
-from conformance import tolerances
+from conformance import power, tolerances
 from conformance.compare import Diff
 from conformance.sides import TrainableSide
-from vit_flax.recipe import recipe
+from vit_flax.recipe import Recipe, recipe
 
 RECIPE = recipe("article")
-DRAWS = 1000
+# So many draws tell a ratio that is drawn uniformly from one whose logarithm is: in [0.9, 1.1] their distributions are
+# 0.025 apart (docs/proofs.md says what else they tell).
+DRAWS = 60_000
+FINE = 256  # pixels, at least, of the images that boxes are drawn for: whole numbers of few pixels hide distributions
+VIEWS = ("top", "left", "area", "ratio")
+LEVEL = tolerances.FALSE_ALARMS / len(VIEWS)
 
 
 def compare_pixels(candidate: TrainableSide, reference: TrainableSide, images: np.ndarray) -> tuple[Diff, ...]:
     """Random crops and flips of the images, in grey levels; and the boxes that each side draws."""
     pixels = np.round((images * 0.5 + 0.5) * 255).astype(np.uint8)
-    channels = pixels.shape[-1]
-    size, rng = pixels.shape[1:3], np.random.default_rng(0)
-    shape = size[1] / size[0]  # of an image that is not square the article's ratios would leave central crops alone
-    low, high = RECIPE.crop_ratio
-    plan = RECIPE.replace(
-        means=RECIPE.means[:channels], stds=RECIPE.stds[:channels], crop_ratio=(low * shape, high * shape)
-    )
+    size, plan = pixels.shape[1:3], _plan(pixels)
     boxes = reference.crops(0, len(pixels), size, plan)
     whole = np.broadcast_to([0, 0, *size], boxes.shape)
-    flips = rng.random(len(pixels)) < 0.5
-    stds = 255 * np.array(plan.stds)
+    flips = np.random.default_rng(0).random(len(pixels)) < 0.5
     diffs = []
     for name, box in (("as they are", whole), ("crops", boxes)):
-        ours, theirs = (side.pixels(pixels, box, flips, plan).astype(np.float64) for side in (candidate, reference))
-        spread = max(1.0, np.abs(theirs).max() / 3)  # sound pixels are within about 3 standard deviations
-        error = float(np.abs((ours - theirs) * stds).max() / spread) if ours.shape == theirs.shape else np.inf
-        diffs.append(Diff(f"{name}, grey levels", "alone", error, None, tolerances.GREY_LEVELS))
-    drawn = (side.crops(1, DRAWS, size, plan).astype(np.float64) for side in (candidate, reference))
-    return *diffs, *_distributions(*drawn)
+        ours, theirs = (side.pixels(pixels, box, flips, plan) for side in (candidate, reference))
+        diffs.append(_grey_levels(f"{name}, grey levels", ours, theirs, plan))
+    scale = math.ceil(FINE / min(size))
+    fine = (scale * size[0], scale * size[1])
+    ours, theirs = (side.crops(1, DRAWS, fine, plan) for side in (candidate, reference))
+    return *diffs, *_distributions(ours, theirs)
+
+
+def _plan(pixels: np.ndarray) -> Recipe:
+    height, width, channels = pixels.shape[1:]
+    shape = width / height  # of an image that is not square the article's ratios would leave central crops alone
+    low, high = RECIPE.crop_ratio
+    return RECIPE.replace(
+        means=RECIPE.means[:channels], stds=RECIPE.stds[:channels], crop_ratio=(low * shape, high * shape)
+    )
+
+
+def _grey_levels(name: str, ours: np.ndarray, theirs: np.ndarray, plan: Recipe) -> Diff:
+    if problem := _problem(ours, theirs):
+        return Diff(name, "alone", np.inf, None, 0.0, problem)
+    off = (ours.astype(np.float64) - theirs) * (255 * np.array(plan.stds))
+    spread = max(1.0, np.abs(theirs).max() / 3)  # sound pixels are within about 3 standard deviations
+    return Diff(name, "alone", float(np.abs(off).max() / spread), None, tolerances.GREY_LEVELS)
+
+
+def _problem(ours: np.ndarray, theirs: np.ndarray) -> str | None:
+    if ours.shape != theirs.shape:
+        return f"shape {ours.shape}, expected {theirs.shape}"
+    if not np.isfinite(ours).all():
+        return "NaN or infinity in the candidate"
+    return None
 
 
 def _distributions(ours: np.ndarray, theirs: np.ndarray) -> list[Diff]:
     """Kolmogorov and Smirnov's test of place, area and shape: of whole numbers it says rather too little."""
-    views = {
-        "top": lambda b: b[:, 0],
-        "left": lambda b: b[:, 1],
-        "area": lambda b: b[:, 2] * b[:, 3],
-        "ratio": lambda b: b[:, 3] / b[:, 2],
-    }
-    level = tolerances.FALSE_ALARMS / len(views)
-    allowed = math.sqrt(-math.log(level / 2) / 2 * (len(ours) + len(theirs)) / (len(ours) * len(theirs)))
-    return [
-        Diff(
-            f"boxes, {name}",
-            "alone",
-            float(stats.ks_2samp(view(ours), view(theirs), method="asymp").statistic),
-            None,
-            allowed,
-        )
-        for name, view in views.items()
-    ]
+    if problem := _problem(ours, theirs):
+        return [Diff("boxes", "alone", np.inf, None, 0.0, problem)]
+    if (ours[:, 2:] <= 0).any():
+        return [Diff("boxes", "alone", np.inf, None, 0.0, "a box without a pixel")]
+    limit = power.distance_allowed(len(ours), len(theirs), LEVEL)
+    diffs = []
+    for name, mine, expected in zip(VIEWS, _views(ours), _views(theirs), strict=True):
+        distance = float(stats.ks_2samp(mine, expected, method="asymp").statistic)
+        diffs.append(Diff(f"boxes, {name}", "alone", distance, None, limit))
+    return diffs
+
+
+def _views(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Top, left, area and width over height of (top, left, height, width)."""
+    top, left, height, width = boxes.astype(np.float64).T
+    return top, left, height * width, width / height

@@ -11,7 +11,7 @@ from scipy import stats
 from conformance import tolerances
 from conformance.compare import Diff, differ
 from conformance.gradients import random_upstream
-from conformance.sides import Masks, TrainableSide
+from conformance.sides import Masks, Taps, TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -31,7 +31,12 @@ def noisy(config: ViTConfig) -> ViTConfig:
 def compare_masked(
     candidate: TrainableSide, reference: TrainableSide, weights: Weights, images: np.ndarray
 ) -> tuple[Diff, ...]:
-    """What is drawn, in order; then every tap and every parameter's gradient under the same draws. All in float64."""
+    """Nothing drawn in evaluation; what is drawn in training, in order; and then, under the same draws, every tap and
+    every parameter's gradient. All in float64.
+    """
+    evaluated = _evaluated(candidate.taps(weights, images), reference.taps(weights, images))
+    if not all(diff.passes for diff in evaluated):
+        return evaluated  # what is kept in training is told by what is there in evaluation
     our_masks, masks = Masks(seed=1), Masks(seed=1)
     ours, theirs = candidate.taps(weights, images, draw=our_masks), reference.taps(weights, images, draw=masks)
     draws = [_same_draw(n, our_masks, masks) for n in range(max(len(our_masks.asked), len(masks.asked)))]
@@ -42,10 +47,26 @@ def compare_masked(
         side.gradients(weights, images, upstream, draw=Masks(seed=1)).parameters for side in (candidate, reference)
     )
     return (
+        *evaluated,
         *draws,
         *(differ(tap, "free", ours[tap], value) for tap, value in theirs.items()),
         *(differ(f"gradient of {name}", "free", grads[name], g) for name, g in their_grads.items() if _is_seen(name)),
     )
+
+
+def _evaluated(ours: Taps, theirs: Taps) -> tuple[Diff, ...]:
+    """Each tap without draws: a side whose rates are not zero must not heed them."""
+    diffs = []
+    for tap, value in theirs.items():
+        name = f"in evaluation, {tap}"
+        if tap not in ours or ours[tap].shape != value.shape:
+            found = ours[tap].shape if tap in ours else "none"
+            diffs.append(Diff(name, "free", np.inf, None, 0.0, f"shape {found}, expected {value.shape}"))
+        elif ((ours[tap] == 0) & (value != 0)).any():
+            diffs.append(Diff(name, "free", np.inf, None, 0.0, "drops at evaluation: entries are zero that are not"))
+        else:
+            diffs.append(differ(name, "free", ours[tap], value))
+    return tuple(diffs)
 
 
 def _is_seen(name: str) -> bool:
@@ -53,12 +74,11 @@ def _is_seen(name: str) -> bool:
 
 
 def _same_draw(n: int, ours: Masks, theirs: Masks) -> Diff:
-    asked, expected = (masks.asked[n] if n < len(masks.asked) else None for masks in (ours, theirs))
     name = f"draw {n:02}"
-    if asked is None or expected is None:
-        return Diff(
-            name, "alone", np.inf, None, 0.0, f"the {'candidate' if asked is None else 'reference'} draws no more"
-        )
+    for side, masks in (("candidate", ours), ("reference", theirs)):
+        if n >= len(masks.asked):
+            return Diff(name, "alone", np.inf, None, 0.0, f"the {side} draws no more")
+    asked, expected = ours.asked[n], theirs.asked[n]
     if asked[0] != expected[0]:
         return Diff(name, "alone", np.inf, None, 0.0, f"a mask of shape {asked[0]}, expected {expected[0]}")
     return differ(name, "alone", np.array([asked[1]]), np.array([expected[1]]))
@@ -83,10 +103,10 @@ def compare_draws(
     diffs = [differ("embedding, scale of what is kept", "free", *scales)]
     for tap in taps:
         kept = [np.stack([run[tap] for run in runs]) != 0 for runs in (ours, theirs)]
-        diffs.append(Diff(f"{tap}, share kept", "free", _apart(*kept), None, limit))
+        diffs.append(Diff(f"{tap}, share kept", "free", apart(*kept), None, limit))
         for axis, name in enumerate(("image", "token", "feature"), start=1):
-            alike = [_alike(k, axis) for k in kept]
-            diffs.append(Diff(f"{tap}, alike along {name}", "free", _apart(*alike), None, limit))
+            fates = [alike(k, axis) for k in kept]
+            diffs.append(Diff(f"{tap}, alike along {name}", "free", apart(*fates), None, limit))
     return tuple(diffs)
 
 
@@ -96,14 +116,14 @@ def _scale(dropped: np.ndarray, still: np.ndarray) -> float:
     return float(np.median(dropped[kept] / still[kept]))
 
 
-def _alike(kept: np.ndarray, axis: int) -> np.ndarray:
+def alike(kept: np.ndarray, axis: int) -> np.ndarray:
     """Where neighbours along an axis share their fate."""
     pairs = kept.shape[axis] // 2
     first, second = (np.take(kept, range(start, 2 * pairs, 2), axis) for start in (0, 1))
     return first == second
 
 
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
+def apart(a: np.ndarray, b: np.ndarray) -> float:
     """The difference of two shares, in standard deviations."""
     (p, variance), (q, other) = _share(a), _share(b)
     if p == q:

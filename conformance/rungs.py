@@ -7,11 +7,13 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from conformance.augmentation import compare_augmentation
 from conformance.compare import Diff, compare
 from conformance.envelope import compare_envelope
 from conformance.gradients import compare_gradients
 from conformance.guard import Guarded
 from conformance.initialisation import compare_initial
+from conformance.loop import compare_averages, compare_epochs, compare_evaluation, compare_noise
 from conformance.pixels import compare_pixels
 from conformance.precision import rounded
 from conformance.randomness import compare_draws, compare_masked, noisy
@@ -104,6 +106,15 @@ def _randomness(g: Ground) -> tuple[Diff, ...]:
     return *masked, *compare_draws(candidate, reference, config, weights, images)
 
 
+def _noise(g: Ground) -> tuple[Diff, ...]:
+    return compare_noise(g.candidate, g.pliable_target(g.config), g.config, g.weights, g.images)
+
+
+def _evaluation(g: Ground) -> tuple[Diff, ...]:
+    config = noisy(g.config)
+    return compare_evaluation(g.target(config), g.pliable_target(config), config, g.weights, g.images)
+
+
 def _forward_rung(precision: str, gpu_only: bool = False) -> Rung:
     needs = "weights" if precision == "float64" else "float64"
     return Rung(precision, functools.partial(_forward, precision=precision), ("taps",), (needs,), gpu_only=gpu_only)
@@ -152,6 +163,16 @@ RUNGS = (
         "train",
         needs=("trajectory",),
     ),
+    _training_rung("epochs", lambda g: compare_epochs(g.candidate, g.reference), "epoch_rows"),
+    _training_rung("augmentation", lambda g: compare_augmentation(g.candidate, g.reference, g.config), "augment"),
+    _training_rung("noise", _noise, "noisy_losses", "loss", needs=("randomness", "loss")),
+    _training_rung(
+        "average",
+        lambda g: compare_averages(g.candidate, g.reference, g.config, g.weights, g.images),
+        "averages",
+        needs=("trajectory",),
+    ),
+    _training_rung("evaluation", _evaluation, "evaluate", needs=("float64", "metric")),
 )
 BY_NAME = {rung.name: rung for rung in RUNGS}
 NAMES = tuple(BY_NAME)

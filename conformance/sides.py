@@ -102,7 +102,7 @@ class TrainableSide(Protocol):
     def noisy_losses(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
     ) -> np.ndarray:
-        """The losses of `train`, with dropout: under draws of the side's own, at the rates of its config."""
+        """The losses of `train`, with dropout: under draws of the side's own, at the rates of the recipe."""
 
     def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
         """The share of uint8 images that are classified correctly, in batches of `recipe.batch_size` but for the last.

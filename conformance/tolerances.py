@@ -39,6 +39,13 @@ BLIND = 3.0
 # at up to 255 · 2^-24 (measured: up to 6e-5 levels). One missing rounding to whole levels is 0.25 on average.
 GREY_LEVELS = 1e-3
 
+# Statistical gates say the smallest deviation that they see with this probability.
+SEEN = 0.99
+
+# A top logit that leads by this share of the largest wins in float32 on both sides (measured: their float32 logits
+# differ by up to 1e-6 of the largest).
+CLEAR_LEAD = 1e-3
+
 # Correlation of two leaves that can only come from the same random draws: of 64 entries, independent ones
 # reach 0.65 with probability 1e-8.
 SAME_DRAWS = 0.9

@@ -150,7 +150,8 @@ class TorchSide:
     def noisy_losses(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, seed: int, recipe: Recipe
     ) -> np.ndarray:
-        return np.array([*self._steps(weights, images, labels, recipe, _own_draws(seed))])
+        side = Twin(recipe.regularised(self.config), self.device, self.clip_epsilon)  # others' rates are their own
+        return np.array([*side._steps(weights, images, labels, recipe, _own_draws(seed))])
 
     def _steps(
         self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe, draw: Draw | None

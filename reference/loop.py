@@ -33,12 +33,15 @@ def normalised(images: np.ndarray, recipe: Recipe) -> np.ndarray:
 def augment(images: np.ndarray, labels: np.ndarray, classes: int, recipe: Recipe) -> Batch:
     """A batch as a training step sees it: flipped and cropped image by image, normalised, and mixed."""
     count, height, width, _ = images.shape
-    flips = (torch.rand(count) < 0.5).tolist() if recipe.flip else [False] * count
-    boxes = crop_boxes(count, (height, width), recipe.crop_scale, recipe.crop_ratio)
-    cropped = np.stack([crop_and_flip(*one) for one in zip(images, boxes, flips, strict=True)])
+    if recipe.flip:
+        flips = torch.rand(count) < 0.5
+        images = np.where(flips.numpy()[:, None, None, None], images[:, :, ::-1], images)
+    if recipe.crop_scale != (1.0, 1.0):
+        boxes = crop_boxes(count, (height, width), recipe.crop_scale, recipe.crop_ratio)
+        images = np.stack([crop_and_flip(image, box, flip=False) for image, box in zip(images, boxes, strict=True)])
     one_hot = np.eye(classes, dtype=np.float32)[labels]
     targets = (1 - recipe.label_smoothing) * one_hot + recipe.label_smoothing / classes
-    return mixed(normalised(cropped, recipe), targets.astype(np.float32), recipe)
+    return mixed(normalised(images, recipe), targets.astype(np.float32), recipe)
 
 
 def mixed(images: np.ndarray, targets: np.ndarray, recipe: Recipe) -> Batch:

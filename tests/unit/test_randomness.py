@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from conformance.randomness import _alike, _apart
+from conformance.randomness import alike, apart
 
 SHAPE, KEEP, PAIRS = (4, 16, 7, 64), 0.9, 50  # runs, images, tokens, features
 SHARED = {"nothing": SHAPE, "images": (4, 1, 7, 64), "tokens": (4, 16, 1, 64), "features": (4, 16, 7, 1)}
@@ -17,11 +17,11 @@ def masks(shape, keep=KEEP):
 
 
 def distances(drawn, what=lambda mask: mask):
-    return [_apart(what(a), what(b)) for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+    return [apart(what(a), what(b)) for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
 
 
 @pytest.mark.parametrize("shared", SHARED)
-def test_two_sides_alike_are_a_standard_deviation_apart(shared):
+def test_two_sidesalike_are_a_standard_deviationapart(shared):
     found = distances(masks(SHARED[shared]))
     assert max(found) < 4
     assert 0.7 < math.sqrt(np.mean(np.square(found))) < 1.3
@@ -39,10 +39,10 @@ def test_taken_for_independent_they_would_be_called_different():
 def test_draws_shared_along_an_axis_are_told_from_independent_ones(axis):
     shape = [*SHAPE]
     shape[axis] = 1
-    assert _apart(_alike(masks(tuple(shape))[0], axis), _alike(masks(SHAPE)[1], axis)) > 6
+    assert apart(alike(masks(tuple(shape))[0], axis), alike(masks(SHAPE)[1], axis)) > 6
 
 
 def test_another_rate_is_seen_and_no_drawing_at_all_is_not_nothing():
-    assert _apart(masks(SHAPE)[0], masks(SHAPE, 0.8)[1]) > 6
-    assert _apart(np.ones(SHAPE, bool), np.ones(SHAPE, bool)) == 0
-    assert _apart(np.ones(SHAPE, bool), np.zeros(SHAPE, bool)) == math.inf
+    assert apart(masks(SHAPE)[0], masks(SHAPE, 0.8)[1]) > 6
+    assert apart(np.ones(SHAPE, bool), np.ones(SHAPE, bool)) == 0
+    assert apart(np.ones(SHAPE, bool), np.zeros(SHAPE, bool)) == math.inf

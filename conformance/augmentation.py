@@ -1,0 +1,194 @@
+"""Augmentation as a training step sees it: drawn by image and step, and targets that say what the pixels show.
+
+Two sound sides draw differently: shares and distributions of draws are compared, on images made for each question.
+"""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from conformance import power, tolerances
+from conformance.compare import Diff
+from conformance.loop import counted
+from conformance.randomness import alike, apart
+from conformance.sides import TrainableSide
+from vit_flax.config import ViTConfig
+from vit_flax.recipe import Recipe, recipe
+
+SIZE = (12, 16)  # of the images: small, and not square
+STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
+MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
+EITHER_STEPS = 128  # of one of two ways to mix
+CHECKS = 12  # that are statistical, among which false alarms are shared out
+LEVEL = tolerances.FALSE_ALARMS / CHECKS
+
+Inputs = tuple[np.ndarray, np.ndarray]  # images and targets
+
+
+def plan(config: ViTConfig, **changes: object) -> Recipe:
+    """A recipe that does to images what `changes` say and nothing else."""
+    article, whole = recipe("article"), SIZE[1] / SIZE[0]
+    nothing = article.replace(
+        means=article.means[: config.channels],
+        stds=article.stds[: config.channels],
+        flip=False,
+        crop_scale=(1.0, 1.0),
+        crop_ratio=(whole, whole),
+    )
+    return nothing.replace(**changes)
+
+
+def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
+    """Nothing, flips, crops, mixup, CutMix, and either of the two: one at a time."""
+    sides = candidate, reference
+    return (
+        *_as_they_are(*sides, config),
+        *_flips(*sides, config),
+        *_crops(*sides, config),
+        *_mixed("mixup", *sides, config, plan(config, mixup=1.0)),
+        *_mixed("CutMix", *sides, config, plan(config, cutmix=1.0)),
+        *_either(*sides, config),
+    )
+
+
+def _noise(count: int, config: ViTConfig) -> np.ndarray:
+    """uint8 images of which none is its own mirror image."""
+    return np.random.default_rng(0).integers(0, 256, (count, *SIZE, config.channels), dtype=np.uint8)
+
+
+def _levels(images: np.ndarray, p: Recipe) -> np.ndarray:
+    """Normalised pixels in grey levels again, float64."""
+    return 255 * (images.astype(np.float64) * np.array(p.stds) + np.array(p.means))
+
+
+def _as_they_are(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    """Where the recipe asks for nothing, nothing is done; and labels are smoothed."""
+    pixels, p = _noise(MIXED_IMAGES, config), plan(config, label_smoothing=0.1)
+    labels = np.arange(MIXED_IMAGES) % config.num_classes
+    (images, targets), (_, expected) = (side.augment(pixels, labels, 0, 0, p) for side in (candidate, reference))
+    if problem := _problem((images, targets), pixels, expected):
+        return [problem]
+    off = float(np.abs(_levels(images, p) - pixels).max())
+    wrong = float(np.abs(targets.astype(np.float64) - expected).max())
+    rounding = 2 * tolerances.UNIT_ROUNDOFF["float32"]  # a product and a sum, each at most 1
+    return [
+        Diff("as they are, grey levels", "alone", off, None, tolerances.GREY_LEVELS),
+        Diff("as they are, targets", "alone", wrong, None, rounding),
+    ]
+
+
+def _problem(ours: Inputs, pixels: np.ndarray, targets: np.ndarray) -> Diff | None:
+    for name, array, shape in zip(("images", "targets"), ours, (pixels.shape, targets.shape), strict=True):
+        if array.shape != shape:
+            return Diff(f"as they are, {name}", "alone", np.inf, None, 0.0, f"shape {array.shape}, expected {shape}")
+        if not np.isfinite(array).all():
+            return Diff(f"as they are, {name}", "alone", np.inf, None, 0.0, "NaN or infinity in the candidate")
+    return None
+
+
+def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    pixels, p = _noise(IMAGES, config), plan(config, flip=True)
+    labels = np.zeros(IMAGES, np.int64)
+
+    def flipped(side: TrainableSide, seed: int, steps: int = STEPS) -> tuple[np.ndarray, int]:
+        """Which image of which step is flipped, and how many are neither that nor as they were."""
+        flips, neither = np.zeros((steps, IMAGES), bool), 0
+        for step in range(steps):
+            seen = _levels(side.augment(pixels, labels, seed, step, p)[0], p)
+            kept, flips[step] = _same(seen, pixels), _same(seen, pixels[:, :, ::-1])
+            neither += int((~kept & ~flips[step]).sum())
+        return flips, neither
+
+    (ours, our_neither), (theirs, their_neither) = flipped(candidate, 0), flipped(reference, 0)
+
+    def repeated(side: TrainableSide, first: np.ndarray, seed: int) -> int:
+        return int((flipped(side, seed, steps=4)[0] != first[:4]).any(axis=1).sum())
+
+    return [
+        counted("flips, neither flipped nor not", our_neither, their_neither),
+        *_independent("flips", ours, theirs),
+        _shares("flips, share", ours, theirs),
+        counted("flips, steps unlike when made again", repeated(candidate, ours, 0), repeated(reference, theirs, 0)),
+        counted("flips, steps that another seed changes", repeated(candidate, ours, 1), repeated(reference, theirs, 1)),
+    ]
+
+
+def _same(levels: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    return np.abs(levels - pixels).max(axis=(1, 2, 3)) <= tolerances.GREY_LEVELS
+
+
+def _independent(name: str, ours: np.ndarray, theirs: np.ndarray) -> list[Diff]:
+    """Whether neighbours, by image and by step, share their fate as often."""
+    return [
+        _shares(f"{name}, alike from {what} to {what}", alike(ours, axis), alike(theirs, axis))
+        for axis, what in ((1, "image"), (0, "step"))
+    ]
+
+
+def _shares(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """The shares of what is true of steps x images, in standard deviations that are known from their spread."""
+    known = min(size for size in (*ours.shape, *theirs.shape) if size > 1)
+    limit = float(stats.t.isf(LEVEL / 2, known - 1))
+    return Diff(name, "alone", apart(ours[None], theirs[None]), None, limit)
+
+
+def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    """One picture in all images: which crops of it are alike."""
+    pixels = np.repeat(_noise(1, config), IMAGES, axis=0)
+    whole = SIZE[1] / SIZE[0]
+    p = plan(config, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7))
+    labels = np.zeros(len(pixels), np.int64)
+
+    def equal(side: TrainableSide) -> tuple[np.ndarray, np.ndarray]:
+        seen = np.stack([side.augment(pixels, labels, 0, step, p)[0] for step in range(STEPS)])
+        by_image, by_step = seen[:, ::2] == seen[:, 1::2], seen[::2] == seen[1::2]
+        return by_image.all(axis=(2, 3, 4)), by_step.all(axis=(2, 3, 4))
+
+    (by_image, by_step), (their_by_image, their_by_step) = equal(candidate), equal(reference)
+    return [
+        _shares("crops, alike from image to image", by_image, their_by_image),
+        _shares("crops, alike from step to step", by_step, their_by_step),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed:
+    """Of each step (steps, 1): whether all targets say what is seen, the first image's own share, and whether every
+    image is of one colour.
+    """
+
+    true: np.ndarray
+    own: np.ndarray
+    even: np.ndarray
+
+
+def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed:
+    """Images each of one grey level, which says its class."""
+    count = min(MIXED_IMAGES, config.num_classes)
+    labels, grey = np.arange(count), np.linspace(20, 230, count).round()
+    pixels = np.broadcast_to(grey[:, None, None, None], (count, *SIZE, config.channels)).astype(np.uint8)
+    true, own, even = [], [], []
+    for step in range(steps):
+        images, targets = side.augment(pixels, labels, 0, step, p)
+        seen = _levels(images, p)
+        said = targets[:, :count].astype(np.float64) @ grey
+        true.append(np.abs(seen.mean(axis=(1, 2, 3)) - said).max() <= tolerances.GREY_LEVELS)
+        own.append(targets[0, 0])
+        even.append(np.ptp(seen, axis=(1, 2)).max() <= tolerances.GREY_LEVELS)
+    return Mixed(*(np.array(seen)[:, None] for seen in (true, own, even)))
+
+
+def _mixed(name: str, candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, p: Recipe) -> list[Diff]:
+    ours, theirs = (_mix(side, config, p, MIXED_STEPS) for side in (candidate, reference))
+    distance = float(stats.ks_2samp(ours.own.ravel(), theirs.own.ravel(), method="asymp").statistic)
+    return [
+        _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
+        Diff(f"{name}, own share", "alone", distance, None, power.distance_allowed(MIXED_STEPS, MIXED_STEPS, LEVEL)),
+    ]
+
+
+def _either(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    p = plan(config, mixup=1.0, cutmix=1.0)
+    ours, theirs = (_mix(side, config, p, EITHER_STEPS) for side in (candidate, reference))
+    return [_shares("mixup or CutMix, share of mixup", ours.even, theirs.even)]

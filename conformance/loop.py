@@ -1,0 +1,191 @@
+"""What surrounds the training step: epochs, draws from step to step, evaluation, running average.
+
+Two sound sides need not shuffle or drop alike. So properties are compared: in how many epochs an example comes twice,
+in how many steps a loss comes again. Counts must be equal, statistics as nearly as their draws are.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from conformance import power, tolerances
+from conformance.compare import Diff, differ
+from conformance.precision import rounded
+from conformance.sides import TrainableSide
+from conformance.training import PLAIN, training_batches
+from vit_flax.config import ViTConfig
+from vit_flax.recipe import Recipe, recipe
+from vit_flax.weights import Weights
+
+EXAMPLES, EPOCH_BATCH, EPOCHS = 203, 16, 6  # eleven are left over each time
+# No weight moves: only the draws tell its steps apart.
+SETTLED = PLAIN.replace(learning_rate=1e-30, dropout=0.1, drop_path=0.1)
+NOISY_STEPS = 6
+AVERAGED_STEPS = 6
+# A decay that the average's short start reaches in its third step: both are seen.
+AVERAGING = PLAIN.replace(ema_decay=0.3)
+EVALUATED, EVALUATION_BATCH = 29, 8  # five in the last batch
+
+
+def counted(name: str, ours: float, theirs: float) -> Diff:
+    """Two counts, which must be equal."""
+    return Diff(name, "alone", abs(ours - theirs), None, 0.0)
+
+
+def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
+    """Batches of image numbers: what an epoch holds, what changes from one to the next, and how well it is shuffled."""
+    epochs, their_epochs = _epochs(candidate, seed=0), _epochs(reference, seed=0)
+    if not all(epochs):
+        return (Diff("epochs", "alone", np.inf, None, 0.0, "an epoch without a batch"),)
+    diffs = []
+    for name, count in EPOCH_COUNTS.items():
+        diffs.append(counted(name, count(epochs), count(their_epochs)))
+    for name, others in (
+        ("epochs that differ when asked for again", lambda side: _unlike(_epochs(side, 0), _epochs(side, 0))),
+        ("epochs that another seed changes", lambda side: _unlike(_epochs(side, 0), _epochs(side, 1))),
+    ):
+        diffs.append(counted(name, others(candidate), others(reference)))
+    level = tolerances.FALSE_ALARMS / 2
+    places = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
+    ours, theirs = _rank_correlation(epochs), _rank_correlation(their_epochs)
+    limit = power.quantile(level) * math.sqrt(2 / places)
+    diffs.append(Diff("place by number, correlation", "alone", abs(ours - theirs), None, limit))
+    ours, theirs = _neighbours_apart(epochs), _neighbours_apart(their_epochs)
+    limit = power.quantile(level) * math.sqrt(2 / 15 / places)
+    diffs.append(Diff("neighbours, mean distance", "alone", abs(ours - theirs), None, limit))
+    return tuple(diffs)
+
+
+Epoch = Sequence[np.ndarray]  # its batches
+
+
+def _epochs(side: TrainableSide, seed: int) -> list[Epoch]:
+    return [list(side.epoch_rows(seed, epoch, EXAMPLES, EPOCH_BATCH)) for epoch in range(EPOCHS)]
+
+
+def _incomplete(epochs: Sequence[Epoch]) -> int:
+    return sum(len(batch) != EPOCH_BATCH for epoch in epochs for batch in epoch)
+
+
+def _more_than_once(epochs: Sequence[Epoch]) -> int:
+    return sum(len(np.concatenate(epoch)) - len(np.unique(np.concatenate(epoch))) for epoch in epochs)
+
+
+def _left_out(epochs: Sequence[Epoch]) -> int:
+    return sum(EXAMPLES - len(np.unique(np.concatenate(epoch))) for epoch in epochs)
+
+
+def _never_seen(epochs: Sequence[Epoch]) -> int:
+    return EXAMPLES - len(np.unique(np.concatenate([np.concatenate(epoch) for epoch in epochs])))
+
+
+def _in_an_order_had_before(epochs: Sequence[Epoch]) -> int:
+    return len(epochs) - len({tuple(np.concatenate(epoch).tolist()) for epoch in epochs})
+
+
+EPOCH_COUNTS: dict[str, Callable[[Sequence[Epoch]], int]] = {
+    "incomplete batches": _incomplete,
+    "examples more than once in an epoch": _more_than_once,
+    "examples left out of an epoch": _left_out,
+    "epochs in an order had before": _in_an_order_had_before,
+    "examples never seen": _never_seen,
+}
+
+
+def _unlike(epochs: Sequence[Epoch], others: Sequence[Epoch]) -> int:
+    pairs = zip(epochs, others, strict=True)
+    return sum(not np.array_equal(np.concatenate(a), np.concatenate(b)) for a, b in pairs)
+
+
+def _rank_correlation(epochs: Sequence[Epoch]) -> float:
+    """Of an example's number and its place in the epoch: of variance 1 / places, where the order is random."""
+    orders = [np.concatenate(epoch).astype(np.float64) for epoch in epochs]
+    return float(np.mean([np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders]))
+
+
+def _neighbours_apart(epochs: Sequence[Epoch]) -> float:
+    """Mean distance of the numbers of examples side by side, as a share of all.
+
+    Of three independent uniform numbers, |a - b| has variance 1/18, and covariance 1/180 with |b - c|: the mean of n
+    distances in a row has variance (1/18 + 2/180) / n = 1/15n.
+    """
+    steps = [np.abs(np.diff(np.concatenate(epoch).astype(np.float64))) for epoch in epochs]
+    return float(np.concatenate(steps).mean()) / EXAMPLES
+
+
+def compare_noise(
+    candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
+) -> tuple[Diff, ...]:
+    """The loss of one batch in several training steps that move no weight: dropout alone changes it, at each step."""
+    weights, (batches, labels) = rounded(weights, "float64"), training_batches(images, config, 1)
+    batches, labels = np.repeat(batches, NOISY_STEPS, axis=0), np.repeat(labels, NOISY_STEPS, axis=0)
+
+    def counts(side: TrainableSide) -> dict[str, int]:
+        losses, again, other = (side.noisy_losses(weights, batches, labels, seed, SETTLED) for seed in (0, 0, 1))
+        logits = side.taps(weights, batches[0])["logits"]
+        still, _ = side.loss(logits, labels[0], np.ones(len(labels[0])), SETTLED)
+        undrawn = np.abs(losses / still - 1) <= tolerances.FLOAT64
+        return {
+            "steps without a draw": int(undrawn.sum()),
+            "steps with a draw had before": NOISY_STEPS - len(np.unique(losses)),
+            "steps that differ when run again": int((losses != again).sum()),
+            "steps that another seed changes": int((losses != other).sum()),
+        }
+
+    ours, theirs = counts(candidate), counts(reference)
+    return tuple(counted(name, ours[name], theirs[name]) for name in theirs)
+
+
+def compare_averages(
+    candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
+) -> tuple[Diff, ...]:
+    """What would be evaluated after each of some training steps: every leaf of the running average."""
+    weights, (batches, labels) = rounded(weights, "float64"), training_batches(images, config, AVERAGED_STEPS)
+    ours, theirs = (side.averages(weights, batches, labels, AVERAGING) for side in (candidate, reference))
+    diffs = []
+    for step in range(AVERAGED_STEPS):
+        name, average, expected = f"average after step {step + 1}", ours[step], theirs[step]
+        if set(average) != set(expected):
+            leaf = min(set(average) ^ set(expected))
+            diffs.append(Diff(name, "free", np.inf, None, 0.0, f"{leaf!r} is in one of the two only"))
+            continue
+        leaves = [differ(name, "free", average[leaf], value) for leaf, value in expected.items()]
+        diffs.append(max(leaves, key=lambda diff: diff.severity))
+    return tuple(diffs)
+
+
+def compare_evaluation(
+    candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
+) -> tuple[Diff, ...]:
+    """Accuracy on a set that is no multiple of the batch size: of labels that are right, and of some that are not."""
+    plan = evaluation_plan(config)
+    pixels = _pixels(images)
+    scaled = (pixels / 255 - np.array(plan.means)) / np.array(plan.stds)
+    logits = reference.taps(rounded(weights, "float32"), scaled.astype(np.float32))["logits"]
+    ranked, values = logits.argsort(axis=-1), np.sort(logits, axis=-1)
+    clear = values[:, -1] - values[:, -2] > tolerances.CLEAR_LEAD * np.abs(logits).max()
+    right = np.where(clear, ranked[:, -1], ranked[:, 0])  # a near tie may go either way: its label is neither
+    last = np.arange(EVALUATED) >= EVALUATED - EVALUATED % EVALUATION_BATCH
+    limit = tolerances.ROUNDING_FACTOR * tolerances.summation_error(EVALUATED)
+    wrong_at_last = np.where(last, ranked[:, 0], right)
+    diffs = []
+    for name, labels in (("every label right", right), ("the last batch's labels wrong", wrong_at_last)):
+        ours, theirs = (side.evaluate(weights, pixels, labels, plan) for side in (candidate, reference))
+        diffs.append(Diff(f"accuracy, {name}", "free", abs(ours / theirs - 1), None, limit))
+    return tuple(diffs)
+
+
+def evaluation_plan(config: ViTConfig) -> Recipe:
+    article = recipe("article")
+    channels = config.channels
+    return article.replace(
+        batch_size=EVALUATION_BATCH, means=article.means[:channels], stds=article.stds[:channels], ema_decay=None
+    )
+
+
+def _pixels(images: np.ndarray) -> np.ndarray:
+    """The photographs in grey levels, again and again under other noise."""
+    noise = np.random.default_rng(0).normal(0, 0.5, (EVALUATED, *images.shape[1:]))
+    some = images[np.arange(EVALUATED) % len(images)] + noise
+    return np.round(np.clip(some * 0.5 + 0.5, 0, 1) * 255).astype(np.uint8)

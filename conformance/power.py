@@ -1,0 +1,67 @@
+"""What a statistical gate allows, and the smallest deviation that it then sees with probability `tolerances.SEEN`.
+
+    n, m    draws of the target, and of the reference
+    level   how often a sound target is called wrong by this one test
+
+The gates take their limits from here, so that what is said of them is true of them.
+"""
+
+import math
+
+from scipy import stats
+
+from conformance import tolerances
+
+
+def quantile(level: float) -> float:
+    """How many standard deviations to either side a sound target may stray."""
+    return float(stats.norm.isf(level / 2))
+
+
+def deviations_seen(level: float) -> float:
+    """How many standard deviations a target must be off by, to stray that far with probability SEEN."""
+    return quantile(level) + float(stats.norm.isf(1 - tolerances.SEEN))
+
+
+def share_seen(share: float, n: int, m: int, level: float) -> float:
+    """Of a share of independent draws: the difference that is seen."""
+    return deviations_seen(level) * math.sqrt(share * (1 - share) * (1 / n + 1 / m))
+
+
+def spread_seen(kurtosis: float, n: int, m: int, level: float) -> float:
+    """Of a standard deviation: the logarithm of the ratio that is seen."""
+    return deviations_seen(level) * math.sqrt(spread_variance(kurtosis, n) + spread_variance(kurtosis, m))
+
+
+def spread_variance(kurtosis: float, n: int) -> float:
+    """Of the logarithm of a standard deviation; kurtosis is 3 for normal draws."""
+    return (kurtosis - 1) / (4 * n)
+
+
+def distance_allowed(n: int, m: int, level: float) -> float:
+    """Between two empirical distributions: Kolmogorov's and Smirnov's asymptotic limit."""
+    return math.sqrt(-math.log(level / 2) / 2 * (1 / n + 1 / m))
+
+
+def distance_seen(n: int, m: int, level: float) -> float:
+    """The distance of two distributions that is seen.
+
+    Where they are farthest apart, the difference of two shares is measured, of standard deviation at most
+    √(1/n + 1/m) / 2; the distance is that or more.
+    """
+    return distance_allowed(n, m, level) + float(stats.norm.isf(1 - tolerances.SEEN)) * math.sqrt(1 / n + 1 / m) / 2
+
+
+def beyond_allowed(n: int, m: int, level: float) -> float:
+    """How many of n entries may exceed all of m others.
+
+    Of all n + m entries each is equally likely to be the largest: that so many of ours exceed all of theirs has
+    probability (n / (n + m)) ** beyond, or less.
+    """
+    return math.log(level) / math.log(n / (n + m))
+
+
+def beyond_seen(n: int, m: int, level: float) -> float:
+    """The share of ours beyond the largest of theirs that is seen: how many those are is taken for Poisson's."""
+    more = math.floor(beyond_allowed(n, m, level)) + 1
+    return float(stats.gamma.ppf(tolerances.SEEN, more)) / n
