@@ -19,7 +19,7 @@ from vit_flax.recipe import Recipe, recipe
 SIZE = (12, 16)  # of the images: small, and not square
 STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
-EITHER_STEPS = 128  # of one of two ways to mix
+EITHER_STEPS = 256  # of one of two ways to mix
 CHECKS = 12  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
@@ -129,8 +129,7 @@ def _independent(name: str, ours: np.ndarray, theirs: np.ndarray) -> list[Diff]:
 def _shares(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
     """The shares of what is true of steps x images, in standard deviations that are known from their spread."""
     known = min(size for size in (*ours.shape, *theirs.shape) if size > 1)
-    limit = float(stats.t.isf(LEVEL / 2, known - 1))
-    return Diff(name, "alone", apart(ours[None], theirs[None]), None, limit)
+    return Diff(name, "alone", apart(ours[None], theirs[None]), None, power.quantile(LEVEL, known))
 
 
 def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:

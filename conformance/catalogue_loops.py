@@ -165,6 +165,20 @@ def share_as_drawn(
     return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed.astype(targets.dtype)
 
 
+def uniform_ratio(
+    method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe
+) -> np.ndarray:
+    """Boxes whose width over height is uniform, not its logarithm."""
+    rng = np.random.default_rng(seed)
+    area = np.prod(size) * rng.uniform(*recipe.crop_scale, (count, 10))
+    ratio = rng.uniform(*recipe.crop_ratio, (count, 10))
+    sides = np.round(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(int)
+    fits = (sides <= size).all(axis=-1)
+    chosen = sides[np.arange(count), fits.argmax(axis=1)]
+    boxes = np.concatenate([rng.integers(0, np.maximum(np.array(size) - chosen, 0) + 1), chosen], axis=1)
+    return np.where(fits.any(axis=1)[:, None], boxes, [0, 0, *size])
+
+
 # Draws from step to step: around `noisy_losses(weights, images, labels, seed, recipe)`.
 
 
@@ -511,7 +525,14 @@ LOOPS = (
         "two transforms, one changed",
         around=recipe_changed("evaluate", means=lambda r: (0.485, 0.456, 0.406)[: len(r.means)]),
     ),
-    # Randomness, and crop boxes
+    # Crop boxes, and dropout where none is due
+    Fault(
+        "ratio of crops drawn uniformly",
+        "pixels",
+        "boxes, ratio",
+        "uniform(3 / 4, 4 / 3) for its logarithm",
+        around={"crops": uniform_ratio},
+    ),
     Fault(
         "drops at evaluation",
         "randomness",

@@ -245,7 +245,8 @@ def steps(rungs: Iterable[dict[str, Any]]) -> Curve | None:
         precision = rung["rung"].removeprefix("trajectory")
         for diff in rung["diffs"]:
             step, _, quantity = diff["tap"].partition("/")
-            lines.setdefault(quantity + precision, []).append(diff | {"tap": step})
+            run, _, number = step.rpartition("step ")  # plain SGD's steps are a run of their own
+            lines.setdefault(run + quantity + precision, []).append(diff | {"tap": f"step {number}"})
     return curve([{"rung": name, "diffs": diffs} for name, diffs in lines.items()], LABELLED)
 
 

@@ -19,6 +19,8 @@ from vit_flax.recipe import Recipe, recipe
 from vit_flax.weights import Weights
 
 EXAMPLES, EPOCH_BATCH, EPOCHS = 203, 16, 6  # eleven are left over each time
+PLACES = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
+LEVEL = tolerances.FALSE_ALARMS / 2  # two of an epoch's checks are statistical
 # No weight moves: only the draws tell its steps apart.
 SETTLED = PLAIN.replace(learning_rate=1e-30, dropout=0.1, drop_path=0.1)
 NOISY_STEPS = 6
@@ -46,13 +48,11 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
         ("epochs that another seed changes", lambda side: _unlike(_epochs(side, 0), _epochs(side, 1))),
     ):
         diffs.append(counted(name, others(candidate), others(reference)))
-    level = tolerances.FALSE_ALARMS / 2
-    places = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
     ours, theirs = _rank_correlation(epochs), _rank_correlation(their_epochs)
-    limit = power.quantile(level) * math.sqrt(2 / places)
+    limit = power.quantile(LEVEL) * math.sqrt(2 / PLACES)
     diffs.append(Diff("place by number, correlation", "alone", abs(ours - theirs), None, limit))
     ours, theirs = _neighbours_apart(epochs), _neighbours_apart(their_epochs)
-    limit = power.quantile(level) * math.sqrt(2 / 15 / places)
+    limit = power.quantile(LEVEL) * math.sqrt(2 / 15 / PLACES)
     diffs.append(Diff("neighbours, mean distance", "alone", abs(ours - theirs), None, limit))
     return tuple(diffs)
 
@@ -72,6 +72,10 @@ def _more_than_once(epochs: Sequence[Epoch]) -> int:
     return sum(len(np.concatenate(epoch)) - len(np.unique(np.concatenate(epoch))) for epoch in epochs)
 
 
+def _no_examples(epochs: Sequence[Epoch]) -> int:
+    return sum(int(((batch < 0) | (batch >= EXAMPLES)).sum()) for epoch in epochs for batch in epoch)
+
+
 def _left_out(epochs: Sequence[Epoch]) -> int:
     return sum(EXAMPLES - len(np.unique(np.concatenate(epoch))) for epoch in epochs)
 
@@ -87,6 +91,7 @@ def _in_an_order_had_before(epochs: Sequence[Epoch]) -> int:
 EPOCH_COUNTS: dict[str, Callable[[Sequence[Epoch]], int]] = {
     "incomplete batches": _incomplete,
     "examples more than once in an epoch": _more_than_once,
+    "numbers that are no example's": _no_examples,
     "examples left out of an epoch": _left_out,
     "epochs in an order had before": _in_an_order_had_before,
     "examples never seen": _never_seen,

@@ -13,19 +13,25 @@ from scipy import stats
 from conformance import tolerances
 
 
-def quantile(level: float) -> float:
-    """How many standard deviations to either side a sound target may stray."""
-    return float(stats.norm.isf(level / 2))
+def quantile(level: float, known: int | None = None) -> float:
+    """How many standard deviations to either side a sound target may stray; Student's, if known from so many draws."""
+    return float(stats.norm.isf(level / 2) if known is None else stats.t.isf(level / 2, known - 1))
 
 
-def deviations_seen(level: float) -> float:
+def deviations_seen(level: float, known: int | None = None) -> float:
     """How many standard deviations a target must be off by, to stray that far with probability SEEN."""
-    return quantile(level) + float(stats.norm.isf(1 - tolerances.SEEN))
+    return quantile(level, known) + float(stats.norm.isf(1 - tolerances.SEEN))
 
 
-def share_seen(share: float, n: int, m: int, level: float) -> float:
+def share_seen(share: float, n: int, m: int, level: float, known: int | None = None) -> float:
     """Of a share of independent draws: the difference that is seen."""
-    return deviations_seen(level) * math.sqrt(share * (1 - share) * (1 / n + 1 / m))
+    return deviations_seen(level, known) * math.sqrt(share * (1 - share) * (1 / n + 1 / m))
+
+
+def exception_seen(n: int, level: float, known: int | None = None) -> float:
+    """Of what is always so: the share of exceptions that is seen. With them comes all of the variance there is."""
+    squared = deviations_seen(level, known) ** 2
+    return squared / (n + squared)
 
 
 def spread_seen(kurtosis: float, n: int, m: int, level: float) -> float:

@@ -1,0 +1,148 @@
+"""The training code's own slips, made in `vit_flax` itself, are seen by the rungs; sound code passes them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from conformance.catalogue_loops import LOOPS
+from conformance.compare import causes_first
+from conformance.flax_side import FlaxSide, _idle_state, _step_inputs, _train_step
+from conformance.loop import EXAMPLES, compare_epochs
+from conformance.mutation import sound
+from conformance.rungs import BY_NAME
+from conformance.training import PLAN, STEPS, half_clipped, training_batches
+from conformance.torch_side import Twin
+from vit_flax import train
+from vit_flax.config import preset
+from vit_flax.train import TrainState
+
+CONFIG = preset("digits").replace(num_layers=1)
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+
+@functools.cache
+def ground():
+    return sound(CONFIG)
+
+
+@pytest.fixture
+def compiled_anew():
+    """What is planted in code is compiled in, and must not be found there later."""
+    for function in (_train_step, _step_inputs, train._count_correct):
+        function.clear_cache()
+    _idle_state.cache_clear()
+    yield
+    for function in (_train_step, _step_inputs, train._count_correct):
+        function.clear_cache()
+    _idle_state.cache_clear()
+
+
+def first_failure(rung):
+    return next((diff.tap for diff in causes_first(BY_NAME[rung].climb(ground()))), None)
+
+
+@pytest.mark.parametrize("rung", dict.fromkeys(fault.rung for fault in LOOPS if fault.rung != "randomness"))
+def test_sound_training_code_passes(rung):
+    assert first_failure(rung) is None
+
+
+def changing_gradients(change):
+    sound_step = TrainState.apply_gradients
+
+    def apply_gradients(self, *, grads):
+        return sound_step(self, grads=jax.tree.map(change, grads))
+
+    return apply_gradients
+
+
+def test_gradients_that_are_summed_are_seen(monkeypatch, compiled_anew):
+    monkeypatch.setattr(TrainState, "apply_gradients", changing_gradients(lambda g: 4 * g))
+    assert first_failure("trajectory") == "plain SGD, step 01/parameters"
+
+
+@pytest.mark.parametrize("rung", ["trajectory", "trajectory float32"])
+def test_gradients_in_bfloat16_are_seen(monkeypatch, compiled_anew, rung):
+    narrow = changing_gradients(lambda g: jax.lax.reduce_precision(g, exponent_bits=8, mantissa_bits=7))
+    monkeypatch.setattr(TrainState, "apply_gradients", narrow)
+    assert first_failure(rung) is not None
+
+
+def test_a_key_that_never_changes_is_seen(monkeypatch, compiled_anew):
+    monkeypatch.setattr(jax.random, "fold_in", lambda key, number: key)
+    assert first_failure("noise") == "steps with a draw had before"
+    assert first_failure("augmentation") == "flips, alike from step to step"
+    assert first_failure("epochs") == "epochs in an order had before"
+
+
+def test_flips_of_whole_batches_are_seen(monkeypatch, compiled_anew):
+    draw = jax.random.bernoulli
+    monkeypatch.setattr(jax.random, "bernoulli", lambda key, p, shape: jnp.broadcast_to(draw(key, p, (1,)), shape))
+    assert first_failure("augmentation") == "flips, alike from image to image"
+
+
+def test_targets_that_are_not_mixed_are_seen(monkeypatch, compiled_anew):
+    mix = train.mix
+    monkeypatch.setattr(
+        train, "mix", lambda rng, images, targets, *alphas: (mix(rng, images, targets, *alphas)[0], targets)
+    )
+    assert first_failure("augmentation") == "mixup, targets that say what is seen"
+
+
+def test_evaluation_with_dropout_is_seen(monkeypatch, compiled_anew):
+    def eval_step(state, images):
+        images = train.normalise(images, state.recipe.means, state.recipe.stds)
+        return state.apply_fn({"params": state.eval_params}, images, train=True, rngs={"dropout": state.rng})
+
+    monkeypatch.setattr(train, "eval_step", eval_step)
+    assert first_failure("evaluation") == "accuracy, every label right"
+
+
+def test_an_average_of_constant_length_is_seen(monkeypatch, compiled_anew):
+    def averaged(state):
+        decay = state.recipe.ema_decay
+        return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.average, state.params)
+
+    monkeypatch.setattr(train, "_averaged", averaged)
+    assert first_failure("average") == "average after step 1"
+
+
+def test_an_epoch_without_a_batch_is_told_in_words():
+    class Idle(FlaxSide):
+        def epoch_rows(self, seed, epoch, examples, batch_size):
+            return []
+
+    (diff,) = compare_epochs(Idle(CONFIG), Twin(CONFIG, "cpu"))
+    assert diff.problem == "an epoch without a batch"
+
+
+def test_numbers_that_are_no_examples_are_counted():
+    class Beyond(FlaxSide):
+        def epoch_rows(self, seed, epoch, examples, batch_size):
+            return super().epoch_rows(seed, epoch, examples + 1, batch_size)
+
+    failures = causes_first(compare_epochs(Beyond(CONFIG), Twin(CONFIG, "cpu")))
+    assert EXAMPLES in np.concatenate(Beyond(CONFIG).epoch_rows(0, 0, EXAMPLES, 1))
+    assert "numbers that are no example's" in {diff.tap for diff in failures}
+
+
+def test_about_half_of_the_trajectorys_steps_are_clipped():
+    g = ground()
+    wide = {name: leaf.astype(np.float64) for name, leaf in g.weights.items()}
+    batches, labels = training_batches(g.images, CONFIG, STEPS)
+    plain = dataclasses.replace(PLAN, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_norm=None)
+    settled = plain.replace(schedule="constant", warmup_epochs=0.0, learning_rate=1e-3)
+    plan = half_clipped(PLAN, wide, g.reference.train(wide, batches, labels, settled)[1])
+
+    _, course = g.reference.train(wide, batches, labels, plan)
+    clipped = 0
+    for step, weights in enumerate([wide, *course[:-1]]):
+        one = slice(step, step + 1)
+        _, (after,) = g.reference.train(weights, batches[one], labels[one], settled.replace(learning_rate=1.0))
+        norm = np.sqrt(sum(((weights[leaf] - after[leaf]) ** 2).sum() for leaf in weights))
+        clipped += norm > plan.clip_norm
+
+    assert STEPS / 5 < clipped < 4 * STEPS / 5
