@@ -14,8 +14,8 @@ from conformance.flax_side import FlaxSide, _idle_state, _step_inputs, _train_st
 from conformance.loop import EXAMPLES, compare_epochs
 from conformance.mutation import sound
 from conformance.rungs import BY_NAME
-from conformance.training import PLAN, STEPS, half_clipped, training_batches
 from conformance.torch_side import Twin
+from conformance.training import PLAN, STEPS, half_clipped, training_batches
 from vit_flax import train
 from vit_flax.config import preset
 from vit_flax.train import TrainState
