@@ -29,9 +29,14 @@ def share_seen(share: float, n: int, m: int, level: float, known: int | None = N
 
 
 def exception_seen(n: int, level: float, known: int | None = None) -> float:
-    """Of what is always so: the share of exceptions that is seen. With them comes all of the variance there is."""
-    squared = deviations_seen(level, known) ** 2
-    return squared / (n + squared)
+    """Of what is always so: the share of exceptions that is seen.
+
+    All variance there is comes with the exceptions: a share x of them is √(nx) deviations from none, and its root is
+    known to 1 / 2√n.
+    """
+    enough = quantile(level, known)
+    luck = float(stats.norm.isf(1 - tolerances.SEEN))
+    return ((luck + math.sqrt(luck**2 + 4 * enough**2)) / 2) ** 2 / n
 
 
 def spread_seen(kurtosis: float, n: int, m: int, level: float) -> float:

@@ -111,9 +111,9 @@ def compare_draws(
 
 
 def _scale(dropped: np.ndarray, still: np.ndarray) -> float:
-    """By how much what is kept is larger."""
-    kept = dropped != 0
-    return float(np.median(dropped[kept] / still[kept]))
+    """By how much what is kept is larger; 0 where nothing is."""
+    kept = (dropped != 0) & (still != 0)
+    return 0.0 if not kept.any() else float(np.median(dropped[kept] / still[kept]))
 
 
 def alike(kept: np.ndarray, axis: int) -> np.ndarray:

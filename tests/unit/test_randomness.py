@@ -5,7 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from conformance.randomness import alike, apart
+from conformance.catalogue import fault_named
+from conformance.compare import causes_first
+from conformance.faults import planted
+from conformance.mutation import sound
+from conformance.randomness import alike, apart, compare_draws, compare_masked, noisy
+from conformance.torch_side import Twin
+from vit_flax.config import preset
 
 SHAPE, KEEP, PAIRS = (4, 16, 7, 64), 0.9, 50  # runs, images, tokens, features
 SHARED = {"nothing": SHAPE, "images": (4, 1, 7, 64), "tokens": (4, 16, 1, 64), "features": (4, 16, 7, 1)}
@@ -46,3 +52,28 @@ def test_another_rate_is_seen_and_no_drawing_at_all_is_not_nothing():
     assert apart(masks(SHAPE)[0], masks(SHAPE, 0.8)[1]) > 6
     assert apart(np.ones(SHAPE, bool), np.ones(SHAPE, bool)) == 0
     assert apart(np.ones(SHAPE, bool), np.zeros(SHAPE, bool)) == math.inf
+
+
+CONFIG = noisy(preset("digits").replace(num_layers=1))
+
+
+def test_a_side_that_drops_at_evaluation_is_told_so():
+    ground, sound_side = sound(CONFIG), Twin(CONFIG, "cpu")
+    dropping = planted(fault_named("drops at evaluation"), lambda config: Twin(config, "cpu"))(CONFIG)
+    weights = {name: leaf.astype(np.float64) for name, leaf in ground.weights.items()}
+
+    failures = causes_first(compare_masked(dropping, sound_side, weights, ground.images.astype(np.float64)))
+
+    problem = "drops at evaluation: entries are zero that are not"
+    assert str(failures[0]) == f"in evaluation, embedding free: {problem}"
+
+
+def test_a_side_that_keeps_nothing_is_seen():
+    class Empty(Twin):
+        def drawn(self, weights, images, seed):
+            return {tap: 0 * value for tap, value in super().drawn(weights, images, seed).items()}
+
+    ground = sound(CONFIG)
+    weights, images = {n: x.astype(np.float64) for n, x in ground.weights.items()}, ground.images.astype(np.float64)
+    failures = causes_first(compare_draws(Empty(CONFIG, "cpu"), Twin(CONFIG, "cpu"), CONFIG, weights, images))
+    assert failures[0].tap == "embedding, scale of what is kept"
