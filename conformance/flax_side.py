@@ -128,7 +128,7 @@ class FlaxSide:
     ) -> Iterator[tuple[np.ndarray, TrainState]]:
         """The loss of each training step, and the state after it."""
         recipe = recipe.replace(compute_dtype=str(images.dtype))
-        model = ViT(recipe.regularised(self.config))
+        model = _model(recipe.regularised(self.config))
         with computing(images.dtype):
             fresh = self._params(weights), jax.random.key(seed)
             state = train.create_train_state(model, *fresh, recipe, 1, self._mesh(images.shape[1]))
@@ -154,7 +154,7 @@ class FlaxSide:
         with computing(np.float32):
             fresh = self._params(weights), jax.random.key(0)
             mesh = self._mesh(recipe.batch_size)
-            state = train.create_train_state(ViT(self.config), *fresh, recipe.replace(ema_decay=None), 1, mesh)
+            state = train.create_train_state(_model(self.config), *fresh, recipe.replace(ema_decay=None), 1, mesh)
             return train.eval_model(state, everywhere(Dataset(images, labels.astype(np.int32)), mesh))
 
     def initial(self, seed: int) -> Weights:
@@ -244,10 +244,13 @@ def _drawn(config: ViTConfig, params: Any, images: jax.Array, rng: jax.Array) ->
     return recorder.taps
 
 
+_model = functools.cache(ViT)  # a step is compiled for the model object that it trains
+
+
 @functools.cache
 def _idle_state(config: ViTConfig, recipe: Recipe, mesh: Mesh) -> TrainState:
     """A state that trains nothing, for what depends on a recipe, a key and a step alone."""
-    return train.create_train_state(ViT(config), {}, jax.random.key(0), recipe, 1, mesh)
+    return train.create_train_state(_model(config), {}, jax.random.key(0), recipe, 1, mesh)
 
 
 @jax.jit
