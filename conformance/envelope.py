@@ -13,7 +13,7 @@ from conformance.compare import Diff
 from conformance.precision import rounded
 from conformance.reorder import Reordering
 from conformance.sides import TrainableSide
-from conformance.training import PLAIN, PLAN, half_clipped, training_batches
+from conformance.training import PLAN, half_clipped, training_batches
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -33,8 +33,7 @@ def compare_envelope(
     """
     batches, labels = training_batches(images, config, STEPS)
     wide = rounded(weights, "float64")
-    _, plainly = reference.train(wide, batches, labels, PLAIN)
-    plan = half_clipped(PLAN_32, wide, plainly)
+    plan = half_clipped(PLAN_32, reference, wide, batches, labels)
     truth, _ = reference.train(wide, batches, labels, plan)
     weights, narrow = rounded(weights, "float32"), batches.astype(np.float32)
 

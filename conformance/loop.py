@@ -13,7 +13,7 @@ from conformance import power, tolerances
 from conformance.compare import Diff, differ
 from conformance.precision import rounded
 from conformance.sides import TrainableSide
-from conformance.training import PLAIN, training_batches
+from conformance.training import FALLING, PLAIN, training_batches
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe, recipe
 from vit_flax.weights import Weights
@@ -26,7 +26,7 @@ SETTLED = PLAIN.replace(learning_rate=1e-30, dropout=0.1, drop_path=0.1)
 NOISY_STEPS = 6
 AVERAGED_STEPS = 6
 # A decay that the average's short start reaches in its third step: both are seen.
-AVERAGING = PLAIN.replace(ema_decay=0.3)
+AVERAGING = FALLING.replace(ema_decay=0.3)
 EVALUATED, EVALUATION_BATCH = 29, 8  # five in the last batch
 
 
