@@ -1,7 +1,10 @@
 """The catalogue of known faults: every way in which ports of a ViT have been seen, or must be expected, to differ."""
 
 from conformance.catalogue_attention import ATTENTION
+from conformance.catalogue_augmentation import AUGMENTATION
 from conformance.catalogue_blocks import BLOCKS
+from conformance.catalogue_epochs import EPOCHS
+from conformance.catalogue_gradient import GRADIENT
 from conformance.catalogue_initial import INITIAL
 from conformance.catalogue_loops import LOOPS
 from conformance.catalogue_loss import LOSS, METRIC
@@ -17,8 +20,9 @@ from conformance.faults import Fault
 from vit_flax.config import one_of
 
 MODEL = (*WEIGHTS, *NORMS, *ATTENTION, *BLOCKS, *ROUNDING, *BACKWARD)
-TRAINING = (*PIXELS, *INITIAL, *LOSS, *METRIC, *CLIPPING, *SCHEDULE, *OPTIMIZER, *RANDOMNESS, *TRAJECTORY)
-FAULTS: tuple[Fault, ...] = MODEL + TRAINING + LOOPS
+TRAINING = (*PIXELS, *INITIAL, *LOSS, *METRIC, *CLIPPING, *SCHEDULE, *OPTIMIZER, *RANDOMNESS, *TRAJECTORY, *GRADIENT)
+AROUND = (*EPOCHS, *AUGMENTATION, *LOOPS)
+FAULTS: tuple[Fault, ...] = MODEL + TRAINING + AROUND
 
 
 def fault_named(name: str) -> Fault:

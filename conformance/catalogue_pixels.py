@@ -69,6 +69,20 @@ def centred(method: Around, config: ViTConfig, seed: int, count: int, size: tupl
     return boxes
 
 
+def uniform_ratio(
+    method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe
+) -> Array:
+    """Boxes whose width over height is uniform, not its logarithm."""
+    rng = np.random.default_rng(seed)
+    area = np.prod(size) * rng.uniform(*recipe.crop_scale, (count, 10))
+    ratio = rng.uniform(*recipe.crop_ratio, (count, 10))
+    sides = np.round(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(int)
+    fits = (sides <= size).all(axis=-1)
+    chosen = sides[np.arange(count), fits.argmax(axis=1)]
+    boxes = np.concatenate([rng.integers(0, np.maximum(np.array(size) - chosen, 0) + 1), chosen], axis=1)
+    return np.where(fits.any(axis=1)[:, None], boxes, [0, 0, *size])
+
+
 of_pixels = partial(Fault, rung="pixels", place="as they are, grey levels")
 of_crops = partial(Fault, rung="pixels", place="crops, grey levels")
 of_boxes = partial(Fault, rung="pixels", place="boxes, top")
@@ -123,5 +137,12 @@ PIXELS = (
         name="crops centred",
         seen="CenterCrop in training",
         around={"crops": centred},
+    ),
+    Fault(
+        name="ratio of crops drawn uniformly",
+        rung="pixels",
+        place="boxes, ratio",
+        seen="uniform(3 / 4, 4 / 3) for its logarithm",
+        around={"crops": uniform_ratio},
     ),
 )

@@ -6,6 +6,7 @@ leaves smaller: a mask is exact, but a side always divides what it keeps by the 
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,18 @@ from vit_flax.weights import Weights, canonical_shapes
 
 Shape = tuple[int, ...]
 Factors = Callable[[ViTConfig], dict[str, float]]
+
+
+# What drops where nothing should
+
+
+def drop_when_evaluated(method: Around, config: ViTConfig, *arguments: Any, draw: Any = None, **named: Any) -> Any:
+    """Dropout after the embedding also without `draw`, where the config has any."""
+    taps = method(*arguments, draw=draw, **named) if draw is not None else method(*arguments, **named)
+    if draw is not None or not config.dropout:
+        return taps
+    kept = np.random.default_rng(0).random(taps["embedding"].shape) >= config.dropout
+    return taps | {"embedding": np.where(kept, taps["embedding"] / (1 - config.dropout), 0.0)}
 
 
 # What is drawn
@@ -267,5 +280,12 @@ RANDOMNESS = (
         seen="scale_by_keep=False",
         around=smaller(of_paths, seen_in_branches),
         applies=lambda c: has_paths(c) and not c.share_layers,
+    ),
+    Fault(
+        name="drops at evaluation",
+        rung="randomness",
+        place="in evaluation, embedding",
+        seen="F.dropout(x, p) without training=self.training",
+        around={"taps": drop_when_evaluated},
     ),
 )

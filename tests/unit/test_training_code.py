@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from conformance.catalogue_loops import LOOPS
+from conformance.catalogue import AROUND
 from conformance.compare import causes_first
 from conformance.flax_side import FlaxSide, _idle_state, _step_inputs, _train_step
 from conformance.loop import EXAMPLES, compare_epochs
@@ -44,7 +44,7 @@ def first_failure(rung):
     return next((diff.tap for diff in causes_first(BY_NAME[rung].climb(ground()))), None)
 
 
-@pytest.mark.parametrize("rung", dict.fromkeys(fault.rung for fault in LOOPS if fault.rung != "randomness"))
+@pytest.mark.parametrize("rung", ("trajectory", "trajectory float32", *dict.fromkeys(fault.rung for fault in AROUND)))
 def test_sound_training_code_passes(rung):
     assert first_failure(rung) is None
 

@@ -1,0 +1,94 @@
+"""Faults of the order of examples: around `epoch_rows(seed, epoch, examples, batch_size)`."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from conformance.faults import Around, Fault
+
+Rows = Sequence[np.ndarray]
+
+
+def rows(change: Callable[[Callable[..., Rows], int, int, int, int], Rows]) -> dict[str, Around]:
+    return {"epoch_rows": lambda method, config, *arguments: change(method, *arguments)}
+
+
+def batches(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+
+
+def last_kept(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    found = list(method(seed, epoch, examples, size))
+    return [*found, np.setdiff1d(np.arange(examples), np.concatenate(found))]
+
+
+def with_replacement(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    rng = np.random.default_rng([seed, epoch])
+    return [rng.integers(0, examples, size) for _ in method(seed, epoch, examples, size)]
+
+
+def same_left_out(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    """The last are cut off before the shuffling, not after it."""
+    return method(seed, epoch, examples - examples % size, size)
+
+
+def whole_batches_shuffled(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    """Read in the order of the data from a random place on, and then batch by batch."""
+    rng = np.random.default_rng([seed, epoch])
+    read = batches((np.arange(examples) + rng.integers(examples)) % examples, size)
+    return [read[number] for number in rng.permutation(len(read))]
+
+
+def within_a_buffer(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    """Each is drawn from the 32 that were read ahead."""
+    rng = np.random.default_rng([seed, epoch])
+    buffer, order = list(range(32)), []
+    for number in range(32, examples):
+        place = rng.integers(len(buffer))
+        order.append(buffer[place])
+        buffer[place] = number
+    return batches(np.array([*order, *rng.permutation(buffer)]), size)
+
+
+of_epochs = partial(Fault, rung="epochs")
+
+EPOCHS = (
+    of_epochs(name="the last batch kept", place="incomplete batches", seen="drop_last=False", around=rows(last_kept)),
+    of_epochs(
+        name="examples drawn with replacement",
+        place="examples more than once in an epoch",
+        seen="random.choices for a permutation",
+        around=rows(with_replacement),
+    ),
+    of_epochs(
+        name="the same examples always left out",
+        place="examples never seen",
+        seen="cut to whole batches before shuffling",
+        around=rows(same_left_out),
+    ),
+    of_epochs(
+        name="one order for all epochs",
+        place="epochs in an order had before",
+        seen="DistributedSampler without set_epoch",
+        around=rows(lambda m, seed, epoch, n, size: m(seed, 0, n, size)),
+    ),
+    of_epochs(
+        name="one order for all seeds",
+        place="epochs that another seed changes",
+        seen="a generator of a fixed seed",
+        around=rows(lambda m, seed, epoch, n, size: m(0, epoch, n, size)),
+    ),
+    of_epochs(
+        name="shuffled within a buffer",
+        place="place by number, correlation",
+        seen="tf.data's shuffle(32)",
+        around=rows(within_a_buffer),
+    ),
+    of_epochs(
+        name="batches shuffled, not examples",
+        place="neighbours, mean distance",
+        seen="batch before shuffle",
+        around=rows(whole_batches_shuffled),
+    ),
+)
