@@ -223,6 +223,31 @@ def test_a_second_projection_is_a_sum_too():
     assert terms(CONFIG.replace(embed_dim=8), "embedding") == 8
 
 
+def test_several_runs_are_judged_by_their_root_mean_squares():
+    runs = [Diff("tap", "free", 3.0, 1.0, 3.0), Diff("tap", "free", 4.0, 7.0, 21.0)]
+    assert over_runs(runs) == Diff("tap", "free", math.sqrt(12.5), 5.0, 15.0)
+    assert over_runs(runs[:1]) == runs[0]
+
+
+def test_luck_in_one_run_of_four_passes_and_in_all_fails():
+    lucky, unlucky = Diff("tap", "free", 1.0, 1.0, 3.0), Diff("tap", "free", 3.3, 1.0, 3.0)
+    assert not unlucky.passes
+    assert over_runs([unlucky, lucky, lucky, lucky]).passes
+    assert not over_runs([unlucky] * 4).passes
+
+
+@pytest.mark.parametrize("run", range(3))
+def test_a_problem_in_any_run_decides(run):
+    runs = [Diff("tap", "free", 1.0, 1.0, 3.0)] * 3
+    runs[run] = Diff("tap", "free", math.inf, None, 0.0, "NaN or infinity in the candidate")
+    assert over_runs(runs) == runs[run]
+
+
+def test_a_run_whose_truth_is_nan_passes_nobody():
+    runs = [Diff("tap", "free", 1.0, 1.0, 3.0), Diff("tap", "free", math.nan, math.nan, math.nan)]
+    assert not over_runs(runs).passes
+
+
 def diff_of(tap, mode, error):
     return Diff(tap, mode, error, None, FLOAT64)
 

@@ -113,17 +113,6 @@ def test_a_reordered_model_is_the_same_function_and_other_numbers():
     assert (side.taps(narrow, images)["logits"] != side.taps(other_narrow, images)["logits"]).any()
 
 
-def test_reordered_taps_and_gradients_are_the_original_ones_in_another_order():
-    side, reordering = Twin(CONFIG, "cpu"), Reordering(CONFIG, np.random.default_rng(0))
-    taps, other = side.taps(WIDE, IMAGES), side.taps(reordering.weights(WIDE), IMAGES)
-    assert largest(reordering.taps(taps), other) <= FLOAT64 * max(np.abs(x).max() for x in taps.values())
-    gradients = side.gradients(WIDE, IMAGES, UPSTREAM)
-    others = side.gradients(reordering.weights(WIDE), IMAGES, UPSTREAM)
-    assert largest(gradients.parameters, others.parameters) > FLOAT64
-    for before, after in zip(gradients, reordering.undone(others), strict=True):
-        assert largest(before, after) <= FLOAT64 * max(np.abs(x).max() for x in before.values())
-
-
 def test_betas_of_the_envelope_are_float32_numbers():
     for beta in (PLAN_32.momentum, PLAN_32.beta2):
         assert float(np.float32(beta)) == beta
