@@ -1,20 +1,13 @@
 """The command `vit-flax`: train, evaluate, predict."""
 
 import argparse
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_flax.config import PRESETS
-from vit_flax.data import Data, read_data
-from vit_flax.devices import split_cpu
-from vit_flax.memory import keep_memory
-from vit_flax.predict import likeliest, probabilities, read_images
-from vit_flax.progress import progress_bar
 from vit_flax.recipe import RECIPES
-from vit_flax.run import Run, RunError
-from vit_flax.settings import Settings, resolve
-from vit_flax.train import eval_model
 
 INTRODUCTION = """\
 Train a Vision Transformer, evaluate it, and let it classify images.
@@ -43,34 +36,38 @@ The three likeliest classes of each image. An image of another size is scaled
 and cropped at its centre. (Models of digits want them light on dark.)
 """
 OUT = Path("run")
-SHOWN = 3  # classes that predict shows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns 0, or 2 after one sentence on stderr about what cannot be done."""
+    """Run one command. Returns 0, or 2 after one sentence on stderr about what cannot be done.
+
+    Ctrl-C and SIGTERM end a training with 130 and 143.
+    """
     options = _parser().parse_args(arguments)
-    keep_memory()
-    split_cpu()
+    from vit_flax import commands, devices, memory  # which take seconds to import: --help does not wait for them
+
+    memory.keep_memory()
+    devices.split_cpu()
     try:
-        options.command(options)
+        return getattr(commands, options.command)(options) or 0
     except (ValueError, OSError) as error:
         print(f"vit-flax: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "vit-flax", description=INTRODUCTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="train | evaluate | predict")
+    parser.add_argument("--version", action="version", version=f"vit-flax {importlib.metadata.version('vit-parity')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, function: object, description: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-        made.set_defaults(command=function)
-        return made
+    def command(name: str, line: str, description: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=line, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
 
-    training = command("train", train, TRAINING)
+    training = command("train", "train a model and keep the run in a folder", TRAINING)
     training.add_argument("--data", metavar="PATH", help="the dataset's folder (default: scikit-learn's digits)")
     training.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
     training.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
@@ -85,11 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
     training.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
     training.add_argument("--learning-rate", type=float, metavar="X", help="at its highest (default: the recipe's)")
+    training.add_argument(
+        "--checkpoint-every", type=_count, metavar="STEPS", help="keep the run within epochs too (default: after each)"
+    )
     training.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 0)")
 
-    evaluating = command("evaluate", evaluate, EVALUATING)
+    evaluating = command("evaluate", "validation and test accuracy of a kept run", EVALUATING)
     evaluating.add_argument("--data", metavar="PATH", help="another copy of the dataset (default: the run's)")
-    predicting = command("predict", predict, PREDICTING)
+    predicting = command("predict", "the likeliest classes of images", PREDICTING)
     for made in (evaluating, predicting):
         made.add_argument("--run", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
         made.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which one (default: last)")
@@ -97,50 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(options: argparse.Namespace) -> None:
-    data, settings = _settings(options, Run.open(options.out).settings if options.resume else None)
-    run = Run.resume(options.out, settings) if options.resume else Run.begin(options.out, settings)
-    with progress_bar(settings, run.steps_done()) as progress:
-        result = run.train(data, progress)
-    print(f"test_acc: {result['test_acc']:.4f} ({settings.source}, {result['test_images']} images, final parameters)")
-    print(f"kept in {options.out}: checkpoints, tensorboard, result.json, learning_curve.png")
-
-
-def _settings(options: argparse.Namespace, kept: Settings | None) -> tuple[Data, Settings]:
-    """What the options ask for; what they leave open is as it was in a kept run, or the default."""
-    path = options.data or (kept.data if kept else None)
-    data = read_data(path)
-    preset = options.preset or (kept.preset if kept else "article" if path else "digits")
-    recipe = options.recipe or (kept.recipe_name if kept else "article" if path else "digits")
-    changes = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
-    if kept:
-        changes = {name: getattr(kept.recipe, name) if given is None else given for name, given in changes.items()}
-    seed = options.seed if options.seed is not None else kept.seed if kept else 0
-    changes = {name: given for name, given in changes.items() if given is not None}
-    return data, resolve(preset, recipe, changes, seed, path, data)
-
-
-def evaluate(options: argparse.Namespace) -> None:
-    run = Run.open(options.run)
-    data = read_data(options.data or run.settings.data)
-    shape = (*run.settings.config.image_size, run.settings.config.channels)
-    if (data.classes, data.test.images.shape[1:]) != (run.settings.classes, shape):
-        raise RunError(f"{options.run} was trained on {run.settings.source}; {data.source} has other classes or sizes")
-    state, history, begun = run.restored(options.checkpoint)
-    under_way = f", and {len(begun.metrics.loss)} steps" if begun else ""
-    epochs = f"epoch {len(history)} of {run.settings.recipe.epochs}{under_way}"
-    print(f"{options.checkpoint} checkpoint of {options.run}: {epochs}")
-    for name, dataset in (("val_acc", data.validation), ("test_acc", data.test)):
-        print(f"{name}: {eval_model(state, dataset):.4f} ({data.source}, {len(dataset.labels)} images)")
-
-
-def predict(options: argparse.Namespace) -> None:
-    run = Run.open(options.run)
-    config = run.settings.config
-    images = read_images(options.images, config.image_size, config.channels)
-    state = run.restored(options.checkpoint).state
-    for file, row in zip(options.images, probabilities(state, images), strict=True):
-        print(f"{file}: {likeliest(row, run.settings.classes, SHOWN)}")
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"is {number}, but must be at least 1")
+    return number
 
 
 if __name__ == "__main__":

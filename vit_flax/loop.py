@@ -17,6 +17,7 @@ from vit_flax.train import Metrics, TrainState
 
 Progress = Callable[[int, float], None]  # told how many images were trained on, and their loss
 History = list[dict[str, float]]  # of each epoch: epoch, train/loss, train/acc, val/acc, seconds
+Due = Callable[[int], bool]  # whether to keep the run after so many steps, within an epoch
 
 
 class Begun(NamedTuple):
@@ -24,13 +25,6 @@ class Begun(NamedTuple):
 
     metrics: Metrics  # of its steps so far
     seconds: float  # that they took
-
-
-class Within(NamedTuple):
-    """How a run is kept between two steps of an epoch."""
-
-    due: Callable[[int], bool]  # whether it is to be kept after so many steps of the run
-    keep: Callable[[TrainState, Begun], None]  # may raise, to stop the run there
 
 
 class Diverged(ArithmeticError):
@@ -47,10 +41,12 @@ def train_epoch(
     epoch: int,
     progress: Progress | None = None,
     begun: Begun | None = None,
-    within: Within | None = None,
+    due: Due | None = None,
+    keep: Callable[[TrainState, Begun], None] = lambda state, begun: None,
 ) -> tuple[TrainState, Metrics]:
     """One pass over the data, or the rest of one that was `begun`: the new state, and the epoch's mean metrics.
 
+    Between two calls, `keep(state, begun)` is called where one is `due`.
     `progress(images, loss)` hears of each call, one call late, so that the device never waits.
     Raises `Diverged` as soon as a loss that is not finite has been heard of.
     """
@@ -78,9 +74,9 @@ def train_epoch(
         calls.append(metrics)
         unheard.append(metrics)
         hear(left=1)
-        if within is not None and done + per_call < len(rows) and within.due(first + done + per_call):
+        if done + per_call < len(rows) and due is not None and due(first + done + per_call):
             hear(left=0)  # or a state whose loss is not finite would be kept
-            within.keep(state, Begun(_joined(calls), time.perf_counter() - start))
+            keep(state, Begun(_joined(calls), time.perf_counter() - start))
     hear(left=0)
     losses, accuracies = _joined(calls)
     return state, Metrics(losses.mean(), accuracies.mean())
@@ -100,23 +96,26 @@ def train_model(
     state: TrainState,
     data: Data,
     history: History | None = None,
-    each_epoch: Callable[[TrainState, History], None] | None = None,
+    keep: Callable[[TrainState, History, Begun | None], None] | None = None,
     progress: Progress | None = None,
     stop_after: int | None = None,
     begun: Begun | None = None,
-    within: Within | None = None,
+    due: Due | None = None,
 ) -> tuple[TrainState, History]:
     """All epochs of the recipe that the history still lacks, validating after each. Raises `Diverged`.
 
-    The first of them may be `begun`. `each_epoch(state, history)` is called at the end of each, and may raise, to stop
-    the run there. After epoch `stop_after` the rest is left for later.
+    The first of them may be `begun`. `keep(state, history, begun)` is called after each epoch, with None, and within
+    one where it is `due`; it may raise, to stop there. After epoch `stop_after` the rest is left for later.
     """
     epochs = min(state.recipe.epochs, stop_after or state.recipe.epochs)
     history = list(history or [])
+    keep = keep or (lambda *_: None)
     dataset, validation = everywhere((data.train, data.validation), state.mesh)
     for epoch in range(len(history) + 1, epochs + 1):
         start = time.perf_counter() - (begun.seconds if begun else 0)
-        state, metrics = train_epoch(state, dataset, epoch, progress, begun, within)
+        state, metrics = train_epoch(
+            state, dataset, epoch, progress, begun, due, lambda state, begun: keep(state, history, begun)
+        )
         begun, trained = None, time.perf_counter()
         history.append(
             {
@@ -127,6 +126,5 @@ def train_model(
                 "seconds": trained - start,
             }
         )
-        if each_epoch is not None:
-            each_epoch(state, history)
+        keep(state, history, None)
     return state, history

@@ -12,6 +12,7 @@ With the data, run.json and the checkpoints are all that it needs to go on after
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from vit_flax.devices import mesh_for
 from vit_flax.durable import make_folder, write_json
 from vit_flax.environment import environment
 from vit_flax.lock import LOCK, locked
-from vit_flax.loop import Diverged, History, Progress, train_model
+from vit_flax.loop import Begun, Diverged, History, train_model
+from vit_flax.progress import Listener
 from vit_flax.settings import Settings, differences, from_json, to_json
 from vit_flax.train import TrainState, create_train_state, eval_model, initialize_model
 from vit_flax.weights import count_parameters
@@ -35,6 +37,14 @@ SCALARS = ("train/loss", "train/acc", "val/acc")  # the article's
 
 class RunError(ValueError):
     """A run that cannot start, go on or be read: the message names the folder."""
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and has been kept as it is after this step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
 
 
 class Run:
@@ -90,30 +100,55 @@ class Run:
         with self.checkpoints() as checkpoints:
             return checkpoints.restore(which, self.fresh())
 
-    def train(self, data: Data, progress: Progress | None = None, stop_after: int | None = None) -> dict[str, Any]:
+    def train(
+        self,
+        data: Data,
+        listener: Listener | None = None,
+        stop_after: int | None = None,
+        every: int | None = None,
+        stop: Callable[[], object] = bool,
+    ) -> dict[str, Any]:
         """Train from the last checkpoint, or from the start, to the end (or to an epoch): the result as it is kept.
 
-        Raises `LockError` if another process does, and `RunError`, naming the step and the last good checkpoint, if the
-        loss stops being finite.
+        It is kept after each epoch, and, if asked, after so many steps within one (once the steps that run in one call
+        have run). Raises `Stopped`, once all is kept, when `stop()` says so; `LockError` if another process trains it;
+        and `RunError`, naming the step and the last good checkpoint, if the loss stops being finite.
         """
         with locked(self.folder):
-            state, history = self._train(data, progress, stop_after)
+            state, history = self._train(data, listener or Listener(), stop_after, every, stop)
             return self._conclude(state, history, data)
 
-    def _train(self, data: Data, progress: Progress | None, stop_after: int | None) -> tuple[TrainState, History]:
+    def _train(
+        self,
+        data: Data,
+        listener: Listener,
+        stop_after: int | None,
+        every: int | None,
+        stop: Callable[[], object],
+    ) -> tuple[TrainState, History]:
         with self.checkpoints() as checkpoints, closing(self._scalars()) as scalars:
             state, history, begun = Kept(self.fresh(), [], None)
             if checkpoints.newest():
                 state, history, begun = checkpoints.restore("last", state)
             for record in history:
                 _log(scalars, record)
+            kept = int(state.step)
 
-            def each_epoch(state: TrainState, history: History) -> None:
-                checkpoints.save(state, history)
-                _log(scalars, history[-1])
+            def due(step: int) -> bool:
+                return bool(stop()) or (every is not None and step - kept >= every)
+
+            def keep(state: TrainState, history: History, begun: Begun | None) -> None:
+                nonlocal kept
+                checkpoints.save(state, history, begun)
+                kept = int(state.step)
+                if begun is None:
+                    _log(scalars, history[-1])
+                    listener.epoch(history[-1])
+                if stop() and len(history) < self.settings.recipe.epochs:
+                    raise Stopped(kept)
 
             try:
-                return train_model(state, data, history, each_epoch, progress, stop_after, begun)
+                return train_model(state, data, history, keep, listener.steps, stop_after, begun, due)
             except Diverged as error:
                 checkpoints.wait()
                 good = checkpoints.newest() or "there is none"

@@ -20,7 +20,7 @@ from vit_flax.devices import split_cpu
 from vit_flax.durable import write_json
 from vit_flax.environment import environment
 from vit_flax.memory import keep_memory
-from vit_flax.progress import progress_bar
+from vit_flax.progress import Display
 from vit_flax.run import Run
 from vit_flax.settings import Settings, resolve, to_json
 
@@ -43,8 +43,8 @@ def train_seeds(
         settings = resolve(preset, recipe, {}, seed, path, data)
         own = folder / f"{preset}-{recipe}-{seed}"
         run = Run.resume(own, settings) if own.exists() else Run.begin(own, settings)
-        with progress_bar(settings, run.steps_done(), f"{preset} {recipe} seed {seed}") as progress:
-            result = run.train(data, progress, stop_after)
+        with Display(settings, run.steps_done(), f"{preset} {recipe} seed {seed}") as display:
+            result = run.train(data, display, stop_after)
         runs.append({"seed": seed} | result)
     return {
         "kind": "training",

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -117,3 +119,30 @@ def test_help_shows_every_command(capsys):
     out = capsys.readouterr().out
     assert all(f"vit-flax {command}" in out for command in ("train", "evaluate", "predict"))
     assert max(map(len, out.splitlines())) <= 80
+
+
+def imported_by(code):
+    """The names of the modules that this code imports, and the seconds of processor time that it takes."""
+    tell = "import sys, time; print(time.process_time(), *sys.modules, file=sys.stderr)"
+    code = f"import atexit; atexit.register(lambda: exec({tell!r})); {code}"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    seconds, *modules = process.stderr.split()
+    return set(modules), float(seconds)
+
+
+def test_help_imports_nothing_that_takes_long():
+    modules, seconds = imported_by("from vit_flax.cli import main; main(['--help'])")
+    assert "vit_flax.recipe" in modules
+    assert not modules & {"jax", "flax", "orbax", "numpy", "matplotlib", "tensorboard"}
+    assert seconds < 0.5
+
+
+def test_an_import_that_takes_long_would_be_found():
+    modules, _ = imported_by("import vit_flax.commands")
+    assert {"jax", "numpy"} <= modules
+
+
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert re.fullmatch(r"vit-flax \d+\.\d+\.\d+\n", capsys.readouterr().out)

@@ -14,7 +14,7 @@ from vit_flax import train
 from vit_flax.checkpoint import CheckpointError, Checkpoints
 from vit_flax.data import read_data
 from vit_flax.lock import LOCK, LockError, locked
-from vit_flax.run import SCALARS, Run, RunError
+from vit_flax.run import SCALARS, Run, RunError, Stopped
 from vit_flax.settings import resolve
 
 EPOCHS, BATCH_SIZE, SEED = 4, 128, 3
@@ -92,6 +92,55 @@ def test_stopped_and_resumed_equals_straight_on_bit_for_bit(straight, data, tmp_
     assert same_bits(leaves(run), leaves(straight[0]))
     assert result["test_acc"] == straight[1]["test_acc"]
     assert logged(run.folder) == logged(straight[0].folder)
+
+
+def after(calls):
+    """A stop that is asked for once it has been asked for so often."""
+    asked = []
+
+    def stop():
+        asked.append(None)
+        return len(asked) > calls
+
+    return stop
+
+
+def without_seconds(history):
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in history]
+
+
+@pytest.mark.parametrize("calls", (0, 1, 4, 5, 7, 11))
+def test_stopped_between_two_steps_and_resumed_equals_straight_on_bit_for_bit(
+    straight, data, tmp_path, monkeypatch, calls
+):
+    monkeypatch.setattr(train, "STEPS_PER_CALL", 2)  # five calls an epoch
+    run = Run.begin(tmp_path / "run", settings_for(data))
+    with pytest.raises(Stopped) as stopped:
+        run.train(data, stop=after(calls))
+    assert run.steps_done() == stopped.value.step < EPOCHS * 10
+    assert not (run.folder / "result.json").exists()
+    result = Run.open(run.folder).train(data)
+    assert same_bits(leaves(run), leaves(straight[0]))
+    assert same_bits(leaves(run, "best"), leaves(straight[0], "best"))
+    assert without_seconds(result["history"]) == without_seconds(straight[1]["history"])
+    assert logged(run.folder) == logged(straight[0].folder)
+
+
+def test_the_epoch_under_way_keeps_its_time(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "STEPS_PER_CALL", 2)
+    run = Run.begin(tmp_path / "run", settings_for(data))
+    with pytest.raises(Stopped):
+        run.train(data, stop=after(3))
+    before = run.restored("last").begun.seconds
+    assert run.train(data, stop_after=1)["history"][0]["seconds"] > before > 0
+
+
+def test_a_run_is_kept_within_epochs_as_often_as_asked(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "STEPS_PER_CALL", 2)
+    steps = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, state, *_: steps.append(int(state.step)))
+    Run.begin(tmp_path / "run", settings_for(data)).train(data, stop_after=2, every=3)
+    assert steps == [4, 8, 10, 14, 18, 20]
 
 
 def test_another_seed_gives_other_bits(straight, data, tmp_path):

@@ -484,7 +484,7 @@ def run(state, history=None):
     """The state and history after each epoch, from the given ones on."""
     after = []
 
-    def keep(state, history):
+    def keep(state, history, _):
         after.append((copied(state), [dict(record) for record in history]))
 
     state, history = train_model(copied(state), DATA, history, keep)
@@ -528,7 +528,7 @@ def test_a_run_that_is_resumed_is_the_same_bits(straight, epochs):
 
 def test_a_run_that_is_complete_stays_as_it_is(straight):
     state, history = straight[-1]
-    again, same_history = train_model(state, DATA, history, each_epoch=lambda *_: pytest.fail("trained on"))
+    again, same_history = train_model(state, DATA, history, keep=lambda *_: pytest.fail("trained on"))
     assert again is state
     assert same_history == history
 
