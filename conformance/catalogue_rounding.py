@@ -6,7 +6,7 @@ from functools import partial
 import ml_dtypes
 import numpy as np
 
-from conformance.faults import Around, Fault
+from conformance.faults import Around, Fault, recomputed
 from conformance.rounding import to_bits
 from conformance.sides import Gradients, Taps
 from vit_flax.config import ViTConfig
@@ -30,11 +30,13 @@ def narrowed(precision: type, bits: int) -> dict[str, Around]:
 
 
 def rounded_taps(precision: type, bits: int) -> dict[str, Around]:
-    """Where one precision is asked for, what passes between blocks is kept in fewer bits."""
+    """Where one precision is asked for, what passes from block to block is kept in fewer bits."""
+    kept = recomputed(lambda site: to_bits(site.value, bits), lambda tap: True)["taps"]
 
     def around(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, **named: object) -> Taps:
-        taps = method(weights, images, **named)
-        return {tap: to_bits(x, bits) for tap, x in taps.items()} if images.dtype == precision else taps
+        if images.dtype == precision:
+            return kept(method, config, weights, images, **named)
+        return method(weights, images, **named)
 
     return {"taps": around}
 
@@ -62,13 +64,15 @@ def stop_at_embedding(method: Around, config: ViTConfig, *arguments: object, **n
 
 
 def narrow_gradients(precision: type, bits: int) -> dict[str, Around]:
+    """The gradients of leaves, once they are whole, in fewer bits: as they are sent from device to device."""
+
     def around(
         method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, *rest: object, **named: object
     ) -> Gradients:
         found: Gradients = method(weights, images, *rest, **named)
         if images.dtype != precision:
             return found
-        return Gradients(*({name: to_bits(x, bits) for name, x in arrays.items()} for arrays in found))
+        return found._replace(parameters={name: to_bits(g, bits) for name, g in found.parameters.items()})
 
     return {"gradients": around}
 

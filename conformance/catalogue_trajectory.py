@@ -76,7 +76,7 @@ TRAJECTORY = (
     Fault(
         name="not clipped in training",
         rung="trajectory",
-        place="step 03/parameters",
+        place="step 02/parameters",
         seen="clipping after the update, which is short already",
         around=recipe_changed("train", clip_norm=None),
     ),

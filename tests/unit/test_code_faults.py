@@ -13,8 +13,9 @@ from conformance.diagnose import diagnose
 from conformance.mutation import CONFIG, remembering, sound
 from conformance.rungs import BY_NAME
 from tests.unit.ports.of_model import FORWARD
+from tests.unit.ports.of_precision import PRECISION
 
-PORTS = FORWARD
+PORTS = FORWARD | PRECISION
 SMALL = CONFIG.replace(num_layers=2)
 
 

@@ -11,7 +11,7 @@ from reference.model import MLP, Patches, TransformerEncoder
 from reference.model import MultiHeadSelfAttention as Attention
 from tests.unit.ports import blocks
 from tests.unit.ports.blocks import activation, attention, embedding, epsilon, head, layer, norm, of_attention
-from tests.unit.ports.port import configured, forward_of, loaded, parts, read_by_head, swap, written
+from tests.unit.ports.port import configured, course, forward_of, loaded, parts, swap, written
 
 
 def in_bfloat16(model: nn.Module) -> None:
@@ -100,9 +100,9 @@ FORWARD: dict[str, Target] = {
     "classes off by one": head(lambda logits: torch.roll(logits, 1, dims=-1)),
     "logits soft-capped at 30": head(lambda logits: torch.tanh(logits / 30) * 30),
     "softmax in the model": head(lambda logits: logits.softmax(dim=-1)),
-    "mean token for class token": read_by_head(lambda x: x[:, 1:].mean(dim=1)),
-    "mean of all tokens for class token": read_by_head(lambda x: x.mean(dim=1)),
-    "last token for class token": read_by_head(lambda x: x[:, -1]),
-    "tanh before the head": read_by_head(lambda x: torch.tanh(x[:, 0])),
+    "mean token for class token": course(read=lambda x: x[:, 1:].mean(dim=1)),
+    "mean of all tokens for class token": course(read=lambda x: x.mean(dim=1)),
+    "last token for class token": course(read=lambda x: x[:, -1]),
+    "tanh before the head": course(read=lambda x: torch.tanh(x[:, 0])),
     "last block skipped": written(blocks.last_block_skipped),
 }

@@ -67,15 +67,19 @@ def swap(a: nn.Module, b: nn.Module) -> None:
     a.bias, b.bias = b.bias, a.bias
 
 
-def read_by_head(change: Callable[[torch.Tensor], torch.Tensor]) -> Target:
-    """The head is given `change(all tokens)`."""
+def course(
+    *,
+    embedded: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
+    read: Callable[[torch.Tensor], torch.Tensor] = lambda x: x[:, 0],
+) -> Target:
+    """What becomes of the tokens before the first layer, and what the head reads of them after the last."""
 
     def forward(self: Any, images: torch.Tensor, tap: twin.Tap = twin.untapped) -> torch.Tensor:
         x = tap("patches", self.patches(images))
-        x = tap("embedding", self.dropout(self.embedding(x)))
+        x = embedded(tap("embedding", self.dropout(self.embedding(x))))
         for i, layer in enumerate(self.encoder):
             x = tap(f"encoder/{i:02}", layer(x, self.drop_paths[i], tap=twin.within(f"encoder/{i:02}", tap)))
         x = tap("norm", self.norm(x))
-        return tap("logits", self.head(change(x)))
+        return tap("logits", self.head(read(x)))
 
     return forward_of(twin.ViT, forward)
