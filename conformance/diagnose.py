@@ -1,81 +1,150 @@
-"""Why a target differs: the reference is replayed with each known fault in it, then with pairs of them, until one
-replay leaves no difference."""
+"""Why a target differs: the reference is replayed with each known fault in it, to see what that explains.
+
+A fault explains a failure if both sides agree once the reference has it too. Two things keep an explanation from being
+made up. It may break nothing that was whole. And where errors are ratios, the reference with the fault may be wrong by
+no more than the target is (`ruined`): a reference that is ruined enough would grant the target any error.
+
+Several causes need no search among pairs: what explains most is planted for good, and what still fails is asked for
+again. What none of them explains everywhere is asked for tap by tap, as each fails alone: one layer may differ as if it
+alone had a fault.
+"""
 
 import dataclasses
-import hashlib
-import itertools
-import math
-import statistics
-import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterable, Sequence
 
-import numpy as np
-
+from conformance import tolerances
 from conformance.catalogue import FAULTS
-from conformance.compare import Diff
-from conformance.faults import Fault, planted
-from conformance.rungs import RUNGS, Ground, Rung, Target
+from conformance.diagnosis import Diagnosis, Finding
+from conformance.faults import Fault
+from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, with_faults, worst
+from conformance.rungs import RUNGS, Ground, Rung
 
-PATIENCE = 120.0  # seconds that pairs are tried for: on a large model there are too many of them
-# Costly, and the same whenever given the same.
-REPLAYED = (
-    *("taps", "gradients", "train", "initial", "drawn", "crops"),
-    *("augment", "noisy_losses", "averages", "evaluate"),
-)
+Shown = Callable[[tuple[Fault, ...]], Diffs]  # what a rung finds of the sound reference with these faults in it
 
 
 @dataclasses.dataclass(frozen=True)
-class Diagnosis:
-    """The faults under which a rung holds; none where no known one explains it. Errors as multiples of their limits."""
+class Step:
+    """One explanation: faults that clear exactly the same, what they clear, and all that is planted with the first."""
 
-    causes: tuple[Fault, ...]
-    before: float
-    after: float | None
+    either: tuple[Fault, ...]
+    keys: tuple[Key, ...]
+    planted: tuple[Fault, ...]
+    replay: Diffs
+    everywhere: bool = True
 
-    @property
-    def text(self) -> str:
-        if not self.causes:
-            return "no known cause explains it"
-        names = " and ".join(f"'{fault.name}' ({fault.seen})" for fault in self.causes)
-        return f"explained by {names}: {self.before:.2g} times its limit without, {self.after:.2g} times with it"
+    def finding(self, sound: Diffs) -> Finding:
+        before = worst(sound[key] for key in self.keys if key in sound)
+        after = worst(self.replay[key] for key in self.keys if key in self.replay)
+        return Finding(self.either, _taps(self.keys), self.everywhere, before, after)
 
 
 def diagnose(ground: Ground, rung: Rung, first: Sequence[Fault] = ()) -> Diagnosis:
-    """The fault, or the pair, that explains best why a rung fails; those in `first` are tried before any other.
+    """Which known faults explain why a rung fails, and what none of them explains.
 
-    In float64 at most one can: a wrong one leaves its own difference. Elsewhere the one is taken under which the
-    reference is wrong by as much as the target.
+    Those in `first` are tried before any other, which are not looked at if these explain all of it.
     """
-    hypotheses = [f for f in FAULTS if f.rung == rung.name and f.applies(ground.config)]
-    ground = _replayable(ground)
-    found = rung.climb(ground)
-    before = _worst(found)
-    for fault in first:
-        if fault in hypotheses and (diffs := _under(ground, rung, fault)) and _holds(diffs):
-            return Diagnosis((fault,), before, _worst(diffs))
-    singles = {fault: diffs for fault in hypotheses if (diffs := _under(ground, rung, fault))}
-    if explained := _best(singles):
-        return Diagnosis((explained,), before, _worst(singles[explained]))
-    deadline = time.monotonic() + PATIENCE
-    for causes in _pairs(found, singles):
-        if time.monotonic() > deadline:
-            break
-        if _holds(diffs := _under(ground, rung, *causes)):
-            return Diagnosis(causes, before, _worst(diffs))
-    return Diagnosis((), before, None)
+    replays = Replays(ground, rung)
+    hypotheses = [fault for fault in FAULTS if fault.rung == rung.name and fault.applies(ground.config)]
+    known = [fault for fault in hypotheses if fault in first]
+    if known and (diagnosis := _search(replays, known)).explained:
+        return diagnosis
+    return _search(replays, hypotheses)
 
 
-def _pairs(found: Sequence[Diff], singles: dict[Fault, tuple[Diff, ...]]) -> list[tuple[Fault, Fault]]:
-    """The pairs that may explain what was found, the likeliest first: those of which one half already helps.
+def _search(replays: Replays, hypotheses: Sequence[Fault]) -> Diagnosis:
+    """Plant what explains most until nothing fails; where nothing helps any more, tell what is explained in part."""
+    steps: list[Step] = []
+    base = replays.sound
+    while failing(base):
+        so_far = steps[-1].planted if steps else ()
+        under = {fault: replays.under((*so_far, fault)) for fault in hypotheses if fault not in so_far}
+        tried = {fault: replay for fault, replay in under.items() if replay}
+        step = _most_helpful(replays.sound, base, tried, so_far)
+        if step is None:
+            return _in_parts(replays, steps, base, tried, so_far)
+        steps.append(step)
+        base = step.replay
+    findings = tuple(step.finding(replays.sound) for step in steps)
+    return Diagnosis(worst(replays.sound.values()), worst(base.values()) if steps else None, findings)
 
-    What one half breaks of what was whole, the other must break too: else it stays broken under both.
+
+def _most_helpful(sound: Diffs, base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...]) -> Step | None:
+    """The fault that clears most and spoils nothing, with those that clear exactly the same.
+
+    Which of those leaves less rounding behind is luck: none of them is preferred.
     """
-    whole = {diff.tap for diff in found if diff.mode == "alone"} - _failing(found)
-    broken = {fault: _failing(diffs) & whole for fault, diffs in singles.items()}
-    ranked = sorted(singles, key=lambda fault: len(_failing(singles[fault])))
-    places = sorted(itertools.combinations(range(len(ranked)), 2), key=sum)
-    return [(ranked[i], ranked[j]) for i, j in places if broken[ranked[i]] == broken[ranked[j]]]
+    clears = {fault: cleared(base, replay) for fault, replay in tried.items() if not spoils(sound, base, replay)}
+
+    def worth(fault: Fault) -> tuple[bool, int]:
+        return not failing(tried[fault]), len(clears[fault])
+
+    best = max(clears, key=worth, default=None)
+    if best is None or not clears[best]:
+        return None
+    either = tuple(f for f in clears if clears[f] == clears[best] and worth(f) == worth(best))
+    return Step(either, clears[best], (*so_far, best), tried[best])
+
+
+def _in_parts(
+    replays: Replays, steps: list[Step], base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...]
+) -> Diagnosis:
+    """What is explained of a rung that is not explained whole, and what is not."""
+    sound = replays.sound
+    shown = functools.cache(lambda causes: replays.of_reference(causes) or {})
+    kept = [step for step in (_visible(step, sound, shown) for step in steps) if step.keys]
+    local = _tap_by_tap(sound, base, tried, so_far, shown)
+    findings = tuple(step.finding(sound) for step in (*kept, *local))
+    known = {tap for finding in findings for tap in finding.taps}
+    unexplained = tuple(tap for tap in _taps(charged(sound)) if tap not in known)
+    return Diagnosis(worst(sound.values()), None, findings, unexplained)
+
+
+def _tap_by_tap(
+    sound: Diffs, base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...], shown: Shown
+) -> list[Step]:
+    """Of each tap that still fails alone, the fault that explains it there, whatever it breaks elsewhere.
+
+    Of several the one that explains most taps. Not where errors are ratios: that one of them is alike within a factor
+    identifies nothing (a softmax in float16 is as wrong as products in TF32).
+    """
+    steps = {}
+    for fault, replay in tried.items():
+        keys = tuple(key for key in charged(base) if key in replay and replay[key].passes and exact(replay[key]))
+        step = Step((fault,), keys, (*so_far, fault), replay, everywhere=False)
+        steps[fault] = _visible(step, sound, shown) if keys else step
+    shares: dict[tuple[Fault, ...], list[Key]] = {}
+    for key in charged(base):
+        most = max((len(step.keys) for step in steps.values() if key in step.keys), default=0)
+        either = tuple(f for f, step in steps.items() if key in step.keys and len(step.keys) == most)
+        if either:
+            shares.setdefault(either, []).append(key)
+    return [dataclasses.replace(steps[e[0]], either=e, keys=tuple(keys)) for e, keys in shares.items()]
+
+
+def _visible(step: Step, sound: Diffs, shown: Shown) -> Step:
+    """The step with those of its taps alone at which its faults make the sound reference as wrong as the target.
+
+    On the sound reference's input, that is: on that of a reference with faults in it a difference may be hidden, as
+    where attention is saturated. None, where all that it explains are ratios.
+    """
+    seen = shown(step.planted)
+
+    def is_visible(key: Key) -> bool:
+        if not exact(sound[key]):
+            return sound[key].reference_error is None
+        return key in seen and _alike(seen[key].error, sound[key].error)
+
+    return dataclasses.replace(step, keys=tuple(key for key in step.keys if key in sound and is_visible(key)))
+
+
+def _alike(error: float, other: float) -> bool:
+    """Errors of two sides that are equal to the float64 limit."""
+    return error == other or abs(error - other) <= tolerances.FLOAT64
+
+
+def _taps(keys: Iterable[Key]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(tap for tap, _ in keys))
 
 
 def diagnose_all(ground: Ground, rungs: Iterable[Rung] = RUNGS) -> dict[str, Diagnosis]:
@@ -85,102 +154,9 @@ def diagnose_all(ground: Ground, rungs: Iterable[Rung] = RUNGS) -> dict[str, Dia
     for rung in rungs:
         if unexplained & set(rung.needs):
             unexplained.add(rung.name)
-        elif not _holds(rung.climb(ground)):
+        elif not all(diff.passes for diff in rung.climb(ground)):
             found[rung.name] = diagnosis = diagnose(ground, rung)
-            ground = dataclasses.replace(ground, reference_target=_with(ground, diagnosis.causes))
-            unexplained |= set() if diagnosis.causes else {rung.name}
+            causes = [finding.either[0] for finding in diagnosis.findings if diagnosis.explained]
+            ground = dataclasses.replace(ground, reference_target=with_faults(ground.reference_target, causes))
+            unexplained |= set() if diagnosis.explained else {rung.name}
     return found
-
-
-def _with(ground: Ground, causes: Iterable[Fault]) -> Target:
-    target = ground.reference_target
-    for fault in causes:
-        target = planted(fault, target)
-    return target
-
-
-def _under(ground: Ground, rung: Rung, *causes: Fault) -> tuple[Diff, ...]:
-    """What the rung finds against a reference with these faults; nothing where they cannot be planted together."""
-    replay = dataclasses.replace(ground, reference_target=_with(ground, causes))
-    replay.__dict__["candidate"] = ground.candidate
-    try:
-        return rung.climb(replay)
-    except (ValueError, KeyError, IndexError):
-        return ()
-
-
-def _replayable(ground: Ground) -> Ground:
-    """The same comparison with a reference that can be changed, remembering what the target answered."""
-    replayable = dataclasses.replace(ground, reference_target=ground.pliable_target)
-    replayable.__dict__["candidate"] = Remembered(ground.candidate)
-    return replayable
-
-
-class Remembered:
-    """A side whose costly answers are kept: asked the same again, it does not compute."""
-
-    def __init__(self, side: Any) -> None:
-        self.side = side
-        self.answers: dict[bytes, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self.side, name)
-        if name not in REPLAYED:
-            return method
-
-        def ask(*arguments: Any, **named: Any) -> Any:
-            if named.get("draw") is not None:  # which also counts what it is asked
-                return method(*arguments, **named)
-            key = _digest((name, arguments, named))
-            if key not in self.answers:
-                self.answers[key] = method(*arguments, **named)
-            return self.answers[key]
-
-        return ask
-
-
-def _digest(value: Any) -> bytes:
-    hashed = hashlib.blake2b()
-
-    def add(value: Any) -> None:
-        match value:
-            case dict():
-                for name in sorted(value):
-                    hashed.update(name.encode())
-                    add(value[name])
-            case tuple() | list():
-                for item in value:
-                    add(item)
-            case np.ndarray():
-                hashed.update(f"{value.dtype}{value.shape}".encode())
-                hashed.update(np.ascontiguousarray(value).tobytes())
-            case _:
-                hashed.update(repr(value).encode())
-
-    add(value)
-    return hashed.digest()
-
-
-def _holds(diffs: Sequence[Diff]) -> bool:
-    return bool(diffs) and all(diff.passes for diff in diffs)
-
-
-def _worst(diffs: Sequence[Diff]) -> float:
-    return max(diff.severity for diff in diffs)
-
-
-def _failing(diffs: Sequence[Diff]) -> set[str]:
-    """The blocks that fail alone: the others only follow."""
-    return {diff.tap for diff in diffs if diff.mode == "alone" and not diff.passes}
-
-
-def _best(replays: dict[Fault, tuple[Diff, ...]]) -> Fault | None:
-    """Among the faults that explain a rung, the one under which both sides are most nearly alike."""
-    explaining = {fault: _misfit(diffs) for fault, diffs in replays.items() if _holds(diffs)}
-    return min(explaining, key=explaining.__getitem__) if explaining else None
-
-
-def _misfit(diffs: Sequence[Diff]) -> float:
-    """In float64, the worst error. Where errors are ratios: how far they are from the reference's own, typically."""
-    ratios = [abs(math.log(d.error / d.reference_error)) for d in diffs if d.reference_error and d.error]
-    return statistics.median(ratios) if ratios else _worst(diffs)

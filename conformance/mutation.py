@@ -1,4 +1,7 @@
-"""The suite proves itself: every known fault is planted in `vit_flax`, and must be caught at its place and be named."""
+"""The suite proves itself: every known fault is planted in `vit_flax`, and must be caught at its place and be named.
+
+On more than one small model: what a fault shows depends on the shape it is planted in.
+"""
 
 import dataclasses
 import functools
@@ -9,11 +12,12 @@ import numpy as np
 
 from conformance.catalogue import FAULTS
 from conformance.compare import causes_first
-from conformance.diagnose import Remembered, diagnose, diagnose_all
+from conformance.diagnose import diagnose, diagnose_all
 from conformance.faults import Fault, planted
 from conformance.flax_side import FlaxSide
 from conformance.images import load_batch
-from conformance.rungs import BY_NAME, NAMES, RUNGS, Ground, Rung
+from conformance.remember import Remembered
+from conformance.rungs import BY_NAME, RUNGS, Ground, Rung
 from conformance.torch_side import twin
 from conformance.weights import random_weights
 from vit_flax.config import ViTConfig, preset
@@ -47,6 +51,7 @@ class Kill:
     """What became of a planted fault."""
 
     fault: Fault
+    expected: str  # where it begins, in this model
     caught_by: str | None  # the first rung that failed
     place: str | None  # where
     severity: float  # the worst error there, as a multiple of its limit
@@ -55,21 +60,30 @@ class Kill:
 
     @property
     def placed(self) -> bool:
-        return (self.caught_by, self.place) == (self.fault.rung, expected_place(self.fault))
+        return (self.caught_by, self.place) == (self.fault.rung, self.expected)
 
     @property
     def diagnosed(self) -> bool:
         return self.named == (self.fault.name,)
 
 
-def expected_place(fault: Fault) -> str:
-    return fault.first_place(CONFIG)
+def faults_in(config: ViTConfig) -> list[Fault]:
+    """Those that can be planted in a model of this config."""
+    return [fault for fault in FAULTS if fault.applies(config)]
+
+
+def habitat(fault: Fault) -> str:
+    """The one that a fault is planted in where one must do: those of a rung take turns."""
+    own = [other for other in FAULTS if other.rung == fault.rung]
+    names = [name for name, config in HABITATS.items() if fault.applies(config)]
+    return names[own.index(fault) % len(names)]
 
 
 def sound(config: ViTConfig = CONFIG, data: str | None = None) -> Ground:
     """vit_flax against the twin, as they are."""
     images = load_batch(data, IMAGES, config.image_size, config.channels).images
-    return Ground(FlaxSide, lambda c: twin("", c, "cpu"), config, random_weights(config, seed=0), images)
+    target, reference = functools.cache(FlaxSide), functools.cache(lambda c: twin("", c, "cpu"))
+    return Ground(target, reference, config, random_weights(config, seed=0), images)
 
 
 def remembering(ground: Ground) -> Ground:
@@ -83,35 +97,38 @@ def kill(fault: Fault, ground: Ground) -> Kill:
     """Climb with the fault planted to the first rung that fails, of those it needs and could change; and say why."""
     start = time.perf_counter()
     faulty = dataclasses.replace(ground, target=planted(fault, ground.target))
-    for rung in _rungs_up_to(fault):
+    expected = fault.first_place(ground.config)
+    for rung in _rungs_up_to(fault, ground.config):
         if failures := causes_first(rung.climb(faulty)):
             named = tuple(cause.name for cause in diagnose(faulty, rung).causes)
             first = failures[0]
-            return Kill(fault, rung.name, first.tap, first.severity, named, time.perf_counter() - start)
-    return Kill(fault, None, None, 0.0, (), time.perf_counter() - start)
+            return Kill(fault, expected, rung.name, first.tap, first.severity, named, time.perf_counter() - start)
+    return Kill(fault, expected, None, None, 0.0, (), time.perf_counter() - start)
 
 
 def pair_named(first: Fault, second: Fault, ground: Ground) -> set[str]:
     """With two faults planted, every cause that is named on the way up the rungs of both."""
     faulty = dataclasses.replace(ground, target=planted(second, planted(first, ground.target)))
-    rungs = {rung.name for fault in (first, second) for rung in _rungs_up_to(fault)}
+    rungs = {rung.name for fault in (first, second) for rung in _rungs_up_to(fault, ground.config)}
     found = diagnose_all(faulty, [rung for rung in RUNGS if rung.name in rungs])
     return {cause.name for diagnosis in found.values() for cause in diagnosis.causes}
 
 
 def random_pairs(count: int, seed: int = 0) -> list[tuple[Fault, Fault]]:
-    rng = np.random.default_rng(seed)
-    return [(FAULTS[i], FAULTS[j]) for i, j in (rng.choice(len(FAULTS), 2, replace=False) for _ in range(count))]
+    rng, faults = np.random.default_rng(seed), faults_in(CONFIG)
+    return [(faults[i], faults[j]) for i, j in (rng.choice(len(faults), 2, replace=False) for _ in range(count))]
 
 
-def _rungs_up_to(fault: Fault) -> list[Rung]:
+def _rungs_up_to(fault: Fault, config: ViTConfig) -> list[Rung]:
     """The fault's own rung, and those below it that use anything the fault changes: the others are as without it."""
     needed = needed_by(fault.rung)
-    return [r for name in NAMES if name in needed for r in [BY_NAME[name]] if name == fault.rung or _touches(fault, r)]
+    return [
+        rung for rung in RUNGS if rung.name == fault.rung or (rung.name in needed and _touches(fault, rung, config))
+    ]
 
 
-def _touches(fault: Fault, rung: Rung) -> bool:
-    return bool(set(rung.capabilities) & set(fault.around)) or fault.config(CONFIG) != CONFIG
+def _touches(fault: Fault, rung: Rung, config: ViTConfig) -> bool:
+    return bool(set(rung.capabilities) & set(fault.around)) or fault.config(config) != config
 
 
 @functools.cache

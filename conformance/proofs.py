@@ -14,9 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from conformance.catalogue import FAULTS
 from conformance.exposure import margins
-from conformance.mutation import CONFIG, Kill, expected_place, kill, pair_named, random_pairs, remembering, sound
+from conformance.mutation import HABITATS, Kill, faults_in, kill, pair_named, random_pairs, remembering, sound
 from conformance.published import let_through
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES
@@ -34,20 +33,24 @@ Dict = dict[str, Any]
 def measured() -> Dict:
     """Everything the page says, from one run on the default photographs."""
     ground = sound()
-    known = remembering(ground)
     seconds = {name: _timed(lambda name=name: BY_NAME[name].climb(ground)) for name in NAMES}
     pairs = random_pairs(PAIRS)
     return {
         "kind": "proofs",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment("torch"),
-        "config": dataclasses.asdict(CONFIG),
-        "faults": [_fault(kill(fault, known)) for fault in FAULTS],
+        "habitats": {name: dataclasses.asdict(config) for name, config in HABITATS.items()},
+        "faults": [_fault(k) | {"habitat": name} for name in HABITATS for k in _kills_in(name)],
         "pairs": [{"planted": [a.name, b.name], "named": sorted(pair_named(a, b, ground))} for a, b in pairs],
         "margins": [dataclasses.asdict(m) | {"blind": m.blind} for p in PRECISIONS for m in margins(ground, p)],
         "published": let_through(ground),
         "seconds": seconds,
     }
+
+
+def _kills_in(habitat: str) -> list[Kill]:
+    ground = remembering(sound(HABITATS[habitat]))
+    return [kill(fault, ground) for fault in faults_in(ground.config)]
 
 
 def _timed(run: Any) -> float:
@@ -61,7 +64,7 @@ def _fault(k: Kill) -> Dict:
         "name": k.fault.name,
         "seen": k.fault.seen,
         "rung": k.fault.rung,
-        "place": expected_place(k.fault),
+        "place": k.expected,
         "caught_by": k.caught_by,
         "caught_at": k.place,
         "severity": min(k.severity, sys.float_info.max),  # JSON has no infinity
@@ -88,22 +91,34 @@ def page(run: Dict) -> str:
         loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     template = environment.get_template("proofs.md.jinja")
-    return template.render(run=run, kills=_kills(run), gates=_gates(run), rules=RULES, infinite=sys.float_info.max)
+    return template.render(
+        run=run,
+        kills={rung: counts for rung in NAMES if any(counts := _counts(run, rung=rung))},
+        habitats={name: _counts(run, habitat=name) for name in run["habitats"]},
+        faults=_each_fault(run),
+        gates=_gates(run),
+        rules=RULES,
+        infinite=sys.float_info.max,
+    )
 
 
-def _kills(run: Dict) -> dict[str, tuple[int, int, int, int]]:
-    """Of each rung's faults: how many there are, were caught by it, at the right place, and named."""
-    return {
-        rung: (
-            len(own),
-            sum(f["caught_by"] == rung for f in own),
-            sum((f["caught_by"], f["caught_at"]) == (rung, f["place"]) for f in own),
-            sum(f["named"] == [f["name"]] for f in own),
-        )
-        for rung in NAMES
-        for own in [[f for f in run["faults"] if f["rung"] == rung]]
-        if own
-    }
+def _counts(run: Dict, **of: str) -> tuple[int, int, int, int]:
+    """Of the faults of a rung or in a habitat: how many there are, were caught by their rung, at their place, named."""
+    own = [f for f in run["faults"] if all(f[key] == value for key, value in of.items())]
+    return (
+        len(own),
+        sum(f["caught_by"] == f["rung"] for f in own),
+        sum((f["caught_by"], f["caught_at"]) == (f["rung"], f["place"]) for f in own),
+        sum(f["named"] == [f["name"]] for f in own),
+    )
+
+
+def _each_fault(run: Dict) -> list[Dict]:
+    """Each once, as in the model where its error is least, with the number of models it was planted in."""
+    by_name: dict[str, list[Dict]] = {}
+    for fault in run["faults"]:
+        by_name.setdefault(fault["name"], []).append(fault)
+    return [min(own, key=lambda f: f["severity"]) | {"models": len(own)} for own in by_name.values()]
 
 
 def _gates(run: Dict) -> list[tuple[Dict, Dict]]:

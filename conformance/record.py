@@ -7,7 +7,8 @@ from typing import Any
 from conformance import tolerances
 from conformance.cases import Case
 from conformance.compare import Diff
-from conformance.diagnose import Diagnosis
+from conformance.diagnosis import Diagnosis, Finding
+from conformance.faults import Fault
 from conformance.ladder import Ladder, Outcome
 from conformance.precision import probe_matmul, torch_device
 from conformance.verdicts import headline, verdict, word
@@ -76,8 +77,28 @@ def _rung(rung: str, outcome: Outcome) -> dict[str, Any]:
 def _diagnosis(diagnosis: Diagnosis | None) -> dict[str, Any] | None:
     if diagnosis is None:
         return None
-    causes = [{"name": cause.name, "seen": cause.seen} for cause in diagnosis.causes]
-    return {"text": diagnosis.text, "causes": causes, "before": diagnosis.before, "after": diagnosis.after}
+    return {
+        "text": diagnosis.text,
+        "causes": _known(diagnosis.causes),
+        "before": diagnosis.before,
+        "after": diagnosis.after,
+        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "unexplained": list(diagnosis.unexplained),
+    }
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "either": _known(finding.either),
+        "taps": list(finding.taps),
+        "everywhere": finding.everywhere,
+        "before": finding.before,
+        "after": finding.after,
+    }
+
+
+def _known(faults: Sequence[Fault]) -> list[dict[str, str]]:
+    return [{"name": fault.name, "seen": fault.seen} for fault in faults]
 
 
 def _diff(diff: Diff) -> dict[str, Any]:

@@ -54,8 +54,8 @@ class Ground:
         return Guarded(self.reference_target(self.config))
 
     @property
-    def pliable_target(self) -> Target:
-        """The reference; or its twin, where it is a published model, whose config cannot be changed as freely."""
+    def editable_reference(self) -> Target:
+        """The reference; for timm and torchvision, which take only their own configs, our twin."""
         if getattr(self.reference, "draws", False):
             return self.reference_target
         return lambda config: twin("", config, self.reference.device)
@@ -98,7 +98,7 @@ def _gradients(g: Ground, precision: str) -> tuple[Diff, ...]:
 
 def _randomness(g: Ground) -> tuple[Diff, ...]:
     config = noisy(g.config)
-    candidate, reference = Guarded(g.target(config)), Guarded(g.pliable_target(config))
+    candidate, reference = Guarded(g.target(config)), Guarded(g.editable_reference(config))
     weights, images = rounded(g.weights, "float64"), g.images.astype(np.float64)
     masked = compare_masked(candidate, reference, weights, images)
     if not all(diff.passes for diff in masked):

@@ -13,7 +13,7 @@ from conformance.compare import causes_first
 from conformance.faults import planted
 from conformance.flax_side import FlaxSide
 from conformance.ladder import Outcome
-from conformance.mutation import CONFIG, expected_place, kill, remembering, sound
+from conformance.mutation import CONFIG, HABITATS, faults_in, habitat, kill, remembering, sound
 from conformance.rungs import BY_NAME, NAMES
 from vit_flax.config import preset
 from vit_flax.model import MultiHeadSelfAttention
@@ -22,8 +22,13 @@ pytestmark = pytest.mark.suite
 
 
 @pytest.fixture(scope="module")
-def ground(pytestconfig):
-    return remembering(sound(data=pytestconfig.option.data))
+def grounds(pytestconfig):
+    return {name: remembering(sound(config, pytestconfig.option.data)) for name, config in HABITATS.items()}
+
+
+@pytest.fixture(scope="module")
+def ground(grounds):
+    return next(ground for ground in grounds.values() if ground.config == CONFIG)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -36,18 +41,18 @@ def test_a_sound_model_passes_every_gate(name, ground):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_caught_at_its_place_and_named(fault, ground, mutation):
-    result = kill(fault, ground)
+def test_a_fault_is_caught_at_its_place_and_named(fault, grounds, mutation):
+    result = kill(fault, grounds[habitat(fault)])
 
     mutation.append(result)
-    assert (result.caught_by, result.place) == (fault.rung, expected_place(fault))
+    assert (result.caught_by, result.place) == (fault.rung, result.expected)
     assert result.named == (fault.name,)
     if fault.rung == "float64":
         assert result.severity >= tolerances.FLOAT64_MARGIN
 
 
 def test_every_fault_can_be_planted_and_has_a_name_of_its_own():
-    assert all(fault.applies(CONFIG) for fault in FAULTS)
+    assert {fault for config in HABITATS.values() for fault in faults_in(config)} == set(FAULTS)
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
@@ -60,7 +65,7 @@ def test_every_rung_has_a_fault_that_trips_it(ground):
 
 
 def test_every_part_of_the_model_has_a_fault_that_begins_there():
-    parts = {expected_place(fault).rsplit("/", 1)[-1] for fault in FAULTS if fault.rung == "float64"}
+    parts = {fault.first_place(CONFIG).rsplit("/", 1)[-1] for fault in FAULTS if fault.rung == "float64"}
     assert parts == {"patches", "embedding", "attention", "mlp", "00", "norm", "logits"}
 
 
