@@ -10,17 +10,13 @@ alone had a fault.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
-from conformance import tolerances
 from conformance.catalogue import FAULTS
 from conformance.diagnosis import Diagnosis, Finding
 from conformance.faults import Fault
 from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, with_faults, worst
 from conformance.rungs import RUNGS, Ground, Rung
-
-Shown = Callable[[tuple[Fault, ...]], Diffs]  # what a rung finds of the sound reference with these faults in it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +54,7 @@ def _search(replays: Replays, hypotheses: Sequence[Fault]) -> Diagnosis:
     base = replays.sound
     while failing(base):
         so_far = steps[-1].planted if steps else ()
-        under = {fault: replays.under((*so_far, fault)) for fault in hypotheses if fault not in so_far}
-        tried = {fault: replay for fault, replay in under.items() if replay}
+        tried = _tried(replays, base, hypotheses, so_far)
         step = _most_helpful(replays.sound, base, tried, so_far)
         if step is None:
             return _in_parts(replays, steps, base, tried, so_far)
@@ -67,6 +62,16 @@ def _search(replays: Replays, hypotheses: Sequence[Fault]) -> Diagnosis:
         base = step.replay
     findings = tuple(step.finding(replays.sound) for step in steps)
     return Diagnosis(worst(replays.sound.values()), worst(base.values()) if steps else None, findings)
+
+
+def _tried(replays: Replays, base: Diffs, hypotheses: Sequence[Fault], so_far: tuple[Fault, ...]) -> dict[Fault, Diffs]:
+    """The replays with each hypothesis that may explain anything that still fails, on top of what is planted so far."""
+    tried = {}
+    for fault in hypotheses:
+        causes = (*so_far, fault)
+        if fault not in so_far and replays.may_explain(causes, charged(base)) and (replay := replays.under(causes)):
+            tried[fault] = replay
+    return tried
 
 
 def _most_helpful(sound: Diffs, base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...]) -> Step | None:
@@ -91,18 +96,14 @@ def _in_parts(
 ) -> Diagnosis:
     """What is explained of a rung that is not explained whole, and what is not."""
     sound = replays.sound
-    shown = functools.cache(lambda causes: replays.of_reference(causes) or {})
-    kept = [step for step in (_visible(step, sound, shown) for step in steps) if step.keys]
-    local = _tap_by_tap(sound, base, tried, so_far, shown)
-    findings = tuple(step.finding(sound) for step in (*kept, *local))
-    known = {tap for finding in findings for tap in finding.taps}
-    unexplained = tuple(tap for tap in _taps(charged(sound)) if tap not in known)
+    everywhere = [step for step in (_visible(step, replays) for step in steps) if step.keys]
+    findings = tuple(step.finding(sound) for step in (*everywhere, *_tap_by_tap(replays, base, tried, so_far)))
+    explained = {tap for finding in findings for tap in finding.taps}
+    unexplained = tuple(tap for tap in _taps(charged(sound)) if tap not in explained)
     return Diagnosis(worst(sound.values()), None, findings, unexplained)
 
 
-def _tap_by_tap(
-    sound: Diffs, base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...], shown: Shown
-) -> list[Step]:
+def _tap_by_tap(replays: Replays, base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...]) -> list[Step]:
     """Of each tap that still fails alone, the fault that explains it there, whatever it breaks elsewhere.
 
     Of several the one that explains most taps. Not where errors are ratios: that one of them is alike within a factor
@@ -111,8 +112,7 @@ def _tap_by_tap(
     steps = {}
     for fault, replay in tried.items():
         keys = tuple(key for key in charged(base) if key in replay and replay[key].passes and exact(replay[key]))
-        step = Step((fault,), keys, (*so_far, fault), replay, everywhere=False)
-        steps[fault] = _visible(step, sound, shown) if keys else step
+        steps[fault] = _visible(Step((fault,), keys, (*so_far, fault), replay, everywhere=False), replays)
     shares: dict[tuple[Fault, ...], list[Key]] = {}
     for key in charged(base):
         most = max((len(step.keys) for step in steps.values() if key in step.keys), default=0)
@@ -122,25 +122,18 @@ def _tap_by_tap(
     return [dataclasses.replace(steps[e[0]], either=e, keys=tuple(keys)) for e, keys in shares.items()]
 
 
-def _visible(step: Step, sound: Diffs, shown: Shown) -> Step:
-    """The step with those of its taps alone at which its faults make the sound reference as wrong as the target.
+def _visible(step: Step, replays: Replays) -> Step:
+    """The step without those of its taps at which its faults do not make the sound reference as wrong as the target.
 
-    On the sound reference's input, that is: on that of a reference with faults in it a difference may be hidden, as
-    where attention is saturated. None, where all that it explains are ratios.
+    Nothing is left where all that it explains are ratios.
     """
-    seen = shown(step.planted)
 
     def is_visible(key: Key) -> bool:
-        if not exact(sound[key]):
-            return sound[key].reference_error is None
-        return key in seen and _alike(seen[key].error, sound[key].error)
+        if not exact(replays.sound[key]):
+            return replays.sound[key].reference_error is None
+        return replays.as_wrong(step.planted, key)
 
-    return dataclasses.replace(step, keys=tuple(key for key in step.keys if key in sound and is_visible(key)))
-
-
-def _alike(error: float, other: float) -> bool:
-    """Errors of two sides that are equal to the float64 limit."""
-    return error == other or abs(error - other) <= tolerances.FLOAT64
+    return dataclasses.replace(step, keys=tuple(key for key in step.keys if key in replays.sound and is_visible(key)))
 
 
 def _taps(keys: Iterable[Key]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A side whose costly answers are kept: a diagnosis asks the target the same under every hypothesis."""
+"""A side whose costly answers are kept: under every hypothesis, a diagnosis asks much of the same."""
 
 import hashlib
 from typing import Any
@@ -13,11 +13,15 @@ REPLAYED = (
 
 
 class Remembered:
-    """A side whose costly answers are kept: asked the same again, it does not compute."""
+    """A side whose costly answers are kept: asked the same again, it does not compute.
 
-    def __init__(self, side: Any) -> None:
-        self.side = side
-        self.answers: dict[bytes, Any] = {}
+    Of more than `most` answers, those not asked for the longest are forgotten: each takes as much memory as the taps of
+    a whole model.
+    """
+
+    def __init__(self, side: Any, most: int | None = None) -> None:
+        self.side, self.most = side, most
+        self.answers: dict[bytes, Any] = {}  # the last asked for last
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.side, name)
@@ -28,9 +32,11 @@ class Remembered:
             if named.get("draw") is not None:  # which also counts what it is asked
                 return method(*arguments, **named)
             key = _digest((name, arguments, named))
-            if key not in self.answers:
-                self.answers[key] = method(*arguments, **named)
-            return self.answers[key]
+            answer = self.answers.pop(key) if key in self.answers else method(*arguments, **named)
+            self.answers[key] = answer
+            if self.most is not None and len(self.answers) > self.most:
+                del self.answers[next(iter(self.answers))]
+            return answer
 
         return ask
 

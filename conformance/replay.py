@@ -13,32 +13,56 @@ from conformance.rungs import Ground, Rung, Target
 Key = tuple[str, str]  # the tap and the mode of a comparison
 Diffs = dict[Key, Diff]
 
+CONFIGS_KEPT, ANSWERS_KEPT = 2, 8
+
 
 class Replays:
-    """One rung against the reference with faults in it; the target remembers what it answered."""
+    """One rung against the reference with faults in it; both sides remember what they are asked again and again."""
 
     def __init__(self, ground: Ground, rung: Rung) -> None:
-        target = functools.cache(lambda config: Remembered(ground.target(config)))
-        reference = functools.lru_cache(maxsize=2)(ground.editable_reference)  # more large ones would not fit
+        target, reference = _built_once(ground.target), _built_once(ground.editable_reference)
         self.ground = dataclasses.replace(ground, target=target, reference_target=reference)
         self.rung = rung
         self.sound = _by_key(rung.climb(self.ground))
+        self._shown: dict[tuple[Fault, ...], Diffs] = {}
 
-    def under(self, causes: Iterable[Fault]) -> Diffs | None:
+    def under(self, causes: tuple[Fault, ...]) -> Diffs | None:
         """What the rung finds against a reference with these faults; nothing where a side cannot take that."""
         reference = with_faults(self.ground.reference_target, causes)
         return self._climb(dataclasses.replace(self.ground, reference_target=reference))
 
-    def of_reference(self, causes: Iterable[Fault]) -> Diffs | None:
-        """What the rung finds if the sound reference with these faults is the target."""
-        target = with_faults(self.ground.reference_target, causes)
-        return self._climb(dataclasses.replace(self.ground, target=target))
+    def as_wrong(self, causes: tuple[Fault, ...], key: Key) -> bool:
+        """Whether these faults make the sound reference as wrong as the target there, on the same input.
+
+        For exact errors: two sides that are equal are equally wrong. On the input that a reference with faults in it
+        makes, that need not be seen, as where attention is saturated.
+        """
+        if causes not in self._shown:
+            faulty = with_faults(self.ground.reference_target, causes)
+            self._shown[causes] = self._climb(dataclasses.replace(self.ground, target=faulty)) or {}
+        shown, found = self._shown[causes].get(key), self.sound.get(key)
+        return shown is not None and found is not None and _alike(shown.error, found.error)
+
+    def may_explain(self, causes: tuple[Fault, ...], keys: Iterable[Key]) -> bool:
+        """Not, where all of these are exact and the causes make the reference as wrong as the target at none."""
+        keys = [key for key in keys if key in self.sound]
+        return not all(exact(self.sound[key]) for key in keys) or any(self.as_wrong(causes, key) for key in keys)
 
     def _climb(self, ground: Ground) -> Diffs | None:
         try:
             return _by_key(self.rung.climb(ground))
         except Exception:  # whatever a side raises when given what it was not made for: no explanation
             return None
+
+
+def _built_once(build: Target) -> Target:
+    """A side for each config, that remembers; large ones would not fit side by side for long."""
+    return functools.lru_cache(maxsize=CONFIGS_KEPT)(lambda config: Remembered(build(config), most=ANSWERS_KEPT))
+
+
+def _alike(error: float, other: float) -> bool:
+    """Errors of two sides that are equal to the float64 limit, of whichever scale is larger."""
+    return error == other or abs(error - other) <= tolerances.FLOAT64 * max(1.0, error)
 
 
 def with_faults(target: Target, causes: Iterable[Fault]) -> Target:
@@ -91,9 +115,9 @@ def ruined(diff: Diff, sound: Diff | None) -> bool:
 
     A rung bounds the target's error by so many times the reference's. Here the same factor bounds the reference's error
     by the target's; what a sound side is granted, both are. A hypothesis is true or false at its worst comparison.
-    Measured there, both ways, in multiples of the bound: at most 0.80 for the ten known faults of a single pass (the fast
-    variance), at least 2.4 for 44 false hypotheses: those faults taken for each other, and ten others that are written
-    as code (tests/unit/rounding.py). The envelope of float32 training has its prediction interval in the factor's place.
+    Measured there, both ways, in multiples of the bound: at most 0.80 for the ten known faults of a single pass (it is
+    the fast variance), at least 2.4 for 44 false hypotheses: those faults taken for each other, and ten others written as
+    code (tests/unit/rounding.py). The envelope of float32 training has a prediction interval in the factor's place.
     """
     if diff.reference_error is None:
         return False

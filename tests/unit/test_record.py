@@ -9,9 +9,12 @@ from report_examples import DIAGNOSIS, MUTATION
 from conformance import record, report
 from conformance.cases import Case
 from conformance.compare import Diff
+from conformance.diagnosis import Diagnosis, Finding
+from conformance.faults import Fault
 from conformance.ladder import Outcome
 
-KNOWN = types.SimpleNamespace(**DIAGNOSIS | {"causes": (types.SimpleNamespace(**DIAGNOSIS["causes"][0]),)})
+GELU = Fault("the other GELU", "float64", "encoder/00/mlp", "jax.nn.gelu's default")
+KNOWN = Diagnosis(4e8, 0.003, (Finding((GELU,), ("encoder/00/mlp",), True, 4e8, 0.003),))
 
 
 class Climbed:
@@ -35,7 +38,18 @@ def test_record_of_a_climb_is_a_valid_report(tmp_path):
     written = json.loads((tmp_path / "report.json").read_text())
     pixels = report.rungs_by_name(written["cases"][0])["pixels"]
     assert written["mutation"] == MUTATION
-    assert pixels["diagnosis"] == DIAGNOSIS
+    assert pixels["diagnosis"] == DIAGNOSIS | {
+        "findings": [
+            {
+                "either": DIAGNOSIS["causes"],
+                "taps": ["encoder/00/mlp"],
+                "everywhere": True,
+                "before": 4e8,
+                "after": 0.003,
+            }
+        ],
+        "unexplained": [],
+    }
     assert [diff["problem"] for diff in pixels["diffs"]] == ["error is not finite: inf", missing.problem]
 
 
