@@ -14,6 +14,7 @@ from conformance.catalogue_pixels import PIXELS
 from conformance.catalogue_randomness import RANDOMNESS
 from conformance.catalogue_rounding import BACKWARD, ROUNDING
 from conformance.catalogue_rules import CLIPPING, SCHEDULE
+from conformance.catalogue_sides import SIDES
 from conformance.catalogue_trajectory import TRAJECTORY
 from conformance.catalogue_weights import WEIGHTS
 from conformance.faults import Fault
@@ -22,7 +23,7 @@ from vit_flax.config import one_of
 MODEL = (*WEIGHTS, *NORMS, *ATTENTION, *BLOCKS, *ROUNDING, *BACKWARD)
 TRAINING = (*PIXELS, *INITIAL, *LOSS, *METRIC, *CLIPPING, *SCHEDULE, *OPTIMIZER, *RANDOMNESS, *TRAJECTORY, *GRADIENT)
 AROUND = (*EPOCHS, *AUGMENTATION, *LOOPS)
-FAULTS: tuple[Fault, ...] = MODEL + TRAINING + AROUND
+FAULTS: tuple[Fault, ...] = MODEL + TRAINING + AROUND + SIDES
 
 
 def fault_named(name: str) -> Fault:

@@ -5,45 +5,14 @@ only just may miss it elsewhere: under `tolerances.BLIND` it is called blind to 
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from conformance import tolerances
 from conformance.catalogue import FAULTS
 from conformance.compare import Comparison, compare
 from conformance.faults import Fault, planted
+from conformance.hostile import EXPOSURES
 from conformance.rungs import Ground
-from conformance.weights import offset
-from vit_flax.weights import Weights
-
-Inputs = tuple[Weights, np.ndarray]
-
-
-def _times(ending: str, factor: float) -> Callable[[Weights, np.ndarray], Inputs]:
-    def change(weights: Weights, images: np.ndarray) -> Inputs:
-        return {n: x * np.float32(factor) if ending in n else x for n, x in weights.items()}, images
-
-    return change
-
-
-def _small_tokens(weights: Weights, images: np.ndarray) -> Inputs:
-    """Tokens whose variance is about LayerNorm's epsilon."""
-    return {
-        n: x * np.float32(1e-3) if n.startswith(("patches", "embedding")) else x for n, x in weights.items()
-    }, images
-
-
-EXPOSURES: dict[str, Callable[[Weights, np.ndarray], Inputs]] = {
-    "photographs": lambda weights, images: (weights, images),
-    "low-variance tokens": _small_tokens,
-    "an offset of 30": lambda weights, images: (offset(weights), images),
-    "a constant image": lambda weights, images: (weights, np.full_like(images, 0.5)),
-    "saturated logits": _times("head/", 30.0),
-    "saturated attention": _times("query/", 30.0),
-    "images times 1e-3": lambda weights, images: (weights, images * np.float32(1e-3)),
-    "images times 1e3": lambda weights, images: (weights, images * np.float32(1e3)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +36,20 @@ def part_of(tap: str) -> str:
 
 
 def run(ground: Ground, exposure: str, precision: str) -> Comparison:
-    weights, images = EXPOSURES[exposure](ground.weights, ground.images)
+    weights, images = EXPOSURES[exposure].change(ground.weights, ground.images)
     return compare(ground.candidate, ground.reference, ground.config, weights, images, precision)
 
 
-def margins(ground: Ground, precision: str, exposures: Sequence[str] = tuple(EXPOSURES)) -> list[Margin]:
+def measured_in(precision: str) -> tuple[str, ...]:
+    """The exposures on which gates of this precision are measured."""
+    return tuple(name for name, exposure in EXPOSURES.items() if precision in exposure.margins)
+
+
+def margins(ground: Ground, precision: str, exposures: Sequence[str] | None = None) -> list[Margin]:
     """Of every forward gate in one precision, on each of the inputs."""
     faults = [fault for fault in FAULTS if fault.rung == "float64"]
     found = []
-    for exposure in exposures:
+    for exposure in measured_in(precision) if exposures is None else exposures:
         seen = {fault: _severity(fault, ground, exposure, precision) for fault in faults}
         for part in dict.fromkeys(part_of(fault.place) for fault in faults):
             own = [fault for fault in faults if part_of(fault.first_place(ground.config)) == part]

@@ -1,7 +1,7 @@
 """A side behind copies: it shares no memory with the other side, nor with what it is judged by.
 
-A target could pass by writing its answer into the reference's taps, or other weights into the reference's own. Read-only
-arrays do not forbid that, as PyTorch writes through the flag: so each call gets copies, which are compared afterwards.
+A target could pass by writing its answer into the reference's taps, or other weights into the reference's own. A
+read-only array does not forbid it, as PyTorch writes through the flag: each call gets copies, which are checked later.
 """
 
 import functools

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,17 +25,41 @@ _products = "highest"
 def regime(precision: str) -> Iterator[None]:
     """Both frameworks form float32 products as that precision has them: in full, but for the default regime.
 
-    For the whole process, as PyTorch's switch is, and as sides may run in threads of their own.
+    For the whole process, as PyTorch's switches are, and as sides may run in threads of their own.
     """
     global _products
     before, torch_before = _products, torch.get_float32_matmul_precision()
     _products = "default" if precision.endswith("default") else "highest"
     torch.set_float32_matmul_precision("high" if _products == "default" else "highest")
     try:
-        yield
+        with torch_sums():
+            yield
     finally:
         _products = before
         torch.set_float32_matmul_precision(torch_before)
+
+
+@contextlib.contextmanager
+def torch_sums() -> Iterator[None]:
+    """PyTorch's convolutions as the regime has products, and half precisions summed in float32.
+
+    On a GPU, PyTorch lets convolutions be in TF32, and sums of half precision products be rounded on the way, unless
+    told otherwise. What the reference rounds is granted to the target, so the reference is told otherwise.
+    """
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    wanted: tuple[tuple[Any, str, bool], ...] = (
+        (cudnn, "allow_tf32", products() == "default"),
+        (matmul, "allow_fp16_reduced_precision_reduction", False),
+        (matmul, "allow_bf16_reduced_precision_reduction", False),
+    )
+    before = [getattr(module, switch) for module, switch, _ in wanted]
+    for module, switch, value in wanted:
+        setattr(module, switch, value)
+    try:
+        yield
+    finally:
+        for (module, switch, _), value in zip(wanted, before, strict=True):
+            setattr(module, switch, value)
 
 
 def products() -> str:

@@ -20,7 +20,8 @@ class Replays:
     """One rung against the reference with faults in it; both sides remember what they are asked again and again."""
 
     def __init__(self, ground: Ground, rung: Rung) -> None:
-        target, reference = _built_once(ground.target), _built_once(ground.editable_reference)
+        build = _built_once if rung.repeats else _built_and_remembered
+        target, reference = build(ground.target), build(ground.editable_reference)
         self.ground = dataclasses.replace(ground, target=target, reference_target=reference)
         self.rung = rung
         self.sound = _by_key(rung.climb(self.ground))
@@ -55,9 +56,14 @@ class Replays:
             return None
 
 
+def _built_and_remembered(build: Target) -> Target:
+    """A side for each config, that remembers what it answered."""
+    return _built_once(lambda config: Remembered(build(config), most=ANSWERS_KEPT))
+
+
 def _built_once(build: Target) -> Target:
-    """A side for each config, that remembers; large ones would not fit side by side for long."""
-    return functools.lru_cache(maxsize=CONFIGS_KEPT)(lambda config: Remembered(build(config), most=ANSWERS_KEPT))
+    """A side for each config; large ones would not fit side by side for long."""
+    return functools.lru_cache(maxsize=CONFIGS_KEPT)(build)
 
 
 def _alike(error: float, other: float) -> bool:

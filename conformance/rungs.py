@@ -10,8 +10,10 @@ import numpy as np
 from conformance.augmentation import compare_augmentation
 from conformance.compare import Diff, compare
 from conformance.envelope import compare_envelope
+from conformance.function import compare_answers, compare_gradient_answers
 from conformance.gradients import compare_gradients
 from conformance.guard import Guarded
+from conformance.hostile import compare_hostile
 from conformance.initialisation import compare_initial
 from conformance.loop import compare_averages, compare_epochs, compare_evaluation, compare_noise
 from conformance.pixels import compare_pixels
@@ -28,10 +30,11 @@ from conformance.training import (
 )
 from conformance.weights import offset
 from vit_flax.config import ViTConfig
-from vit_flax.weights import Weights
+from vit_flax.weights import Weights, canonical_shapes
 
 Scope = Literal["model", "gradients", "training"]  # how far a case goes: each includes the one before
 SCOPES = get_args(Scope)
+SHALLOW = 2  # layers: enough for one to follow another
 Target = Callable[[ViTConfig], Any]  # a side for a config
 
 
@@ -53,6 +56,22 @@ class Ground:
     def reference(self) -> Guarded:
         return Guarded(self.reference_target(self.config))
 
+    @functools.cached_property
+    def shallow(self) -> "Ground":
+        """The same sides with fewer layers, for what is asked many times or in many shapes.
+
+        Where a side takes no other depth than its own, it is asked as it is.
+        """
+        config = self.config.replace(num_layers=min(self.config.num_layers, SHALLOW))
+        if config == self.config:
+            return self
+        weights = {name: self.weights[name] for name in canonical_shapes(config)}
+        ground = dataclasses.replace(self, config=config, weights=weights)
+        try:
+            return ground if ground.candidate and ground.reference else self
+        except ValueError:
+            return self
+
     @property
     def editable_reference(self) -> Target:
         """The reference; for timm and torchvision, which take only their own configs, our twin."""
@@ -69,6 +88,7 @@ class Rung:
     needs: tuple[str, ...] = ()  # lower rungs: where one of them failed, this one would only repeat its news
     scope: Scope = "model"
     gpu_only: bool = False  # elsewhere it is another rung over again
+    repeats: bool = False  # it asks the same again on purpose: no answer may be remembered for it
 
 
 def _weights(g: Ground) -> tuple[Diff, ...]:
@@ -90,6 +110,11 @@ def _forward(g: Ground, precision: str) -> tuple[Diff, ...]:
 
 def _offset(g: Ground) -> tuple[Diff, ...]:
     return compare(g.candidate, g.reference, g.config, offset(g.weights), g.images, "float32").diffs
+
+
+def _hostile(g: Ground) -> tuple[Diff, ...]:
+    few = g.shallow
+    return compare_hostile(few.candidate, few.reference, few.config, few.weights, few.images)
 
 
 def _gradients(g: Ground, precision: str) -> tuple[Diff, ...]:
@@ -116,12 +141,12 @@ def _evaluation(g: Ground) -> tuple[Diff, ...]:
 
 
 def _forward_rung(precision: str, gpu_only: bool = False) -> Rung:
-    needs = "weights" if precision == "float64" else "float64"
+    needs = "function" if precision == "float64" else "float64"
     return Rung(precision, functools.partial(_forward, precision=precision), ("taps",), (needs,), gpu_only=gpu_only)
 
 
 def _gradient_rung(precision: str) -> Rung:
-    needs = "float64" if precision == "float64" else "gradients float64"
+    needs = "gradients function" if precision == "float64" else "gradients float64"
     climb = functools.partial(_gradients, precision=precision)
     return Rung(f"gradients {precision}", climb, ("gradients",), (needs,), scope="gradients")
 
@@ -136,14 +161,17 @@ RUNGS = (
     Rung("weights", _weights, ("held",)),
     _training_rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), "pixels", "crops"),
     _training_rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), "initial"),
+    Rung("function", lambda g: compare_answers(g.shallow, g, g.images), ("taps",), ("weights",), repeats=True),
     _forward_rung("float64"),
     _forward_rung("float32"),
     _forward_rung("float32 default", gpu_only=True),
     Rung("float32 offset", _offset, ("taps",), ("float64",), scope="gradients"),
+    Rung("hostile", _hostile, ("taps",), ("float64",)),
     _forward_rung("bfloat16"),
     _forward_rung("float16"),
     _training_rung("loss", lambda g: compare_loss(g.candidate, g.reference, g.config), "loss"),
     _training_rung("metric", lambda g: compare_metric(g.candidate, g.reference, g.config), "accuracy"),
+    Rung("gradients function", compare_gradient_answers, ("gradients",), ("float64",), scope="gradients", repeats=True),
     _gradient_rung("float64"),
     _gradient_rung("float32"),
     _gradient_rung("bfloat16"),

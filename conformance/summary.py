@@ -73,7 +73,8 @@ def _cells(case: Dict) -> list[str]:
 
 
 def _training(case: Dict) -> list[str]:
-    return [rung["rung"] for rung in case["rungs"] if rung["rung"] not in ("weights", *FORWARD, *GRADIENTS)]
+    other = ("weights", "function", "hostile", "gradients function", *FORWARD, *GRADIENTS)
+    return [rung["rung"] for rung in case["rungs"] if rung["rung"] not in other]
 
 
 def _standing(case: Dict, names: Sequence[str]) -> str:

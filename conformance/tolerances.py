@@ -46,6 +46,10 @@ SEEN = 0.99
 # differ by up to 1e-6 of the largest).
 CLEAR_LEAD = 1e-3
 
+# A side that answers wrongly now and then: so often, and missed with this probability at most (`calls_to_see` says in
+# how many calls: 66). One that errs more seldom is not held to be seen.
+ODD_ANSWERS, ODD_ANSWERS_MISSED = 0.1, 1e-3
+
 # Correlation of two leaves that can only come from the same random draws: of 64 entries, independent ones
 # reach 0.65 with probability 1e-8.
 SAME_DRAWS = 0.9
@@ -62,6 +66,14 @@ def summation_error(terms: int, precision: str = "float32") -> float:
     0.96 % for a sum of 64 in bfloat16, where this says 0.91 %).
     """
     return 0.41 * UNIT_ROUNDOFF[precision] * math.sqrt(terms / 2)
+
+
+def calls_to_see(share: float, missed: float) -> int:
+    """How many calls it takes until all are right with probability `missed` only, where each errs with that `share`.
+
+    Each of n independent calls is right with probability 1 - share, all of them with (1 - share)^n.
+    """
+    return math.ceil(math.log(missed) / math.log(1 - share))
 
 
 def loss_rounding(losses: np.ndarray, classes: int, smoothing: float) -> np.ndarray:

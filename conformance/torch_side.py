@@ -14,7 +14,7 @@ import reference.config
 import reference.data
 import reference.model
 from conformance import port
-from conformance.precision import from_torch, products, to_torch
+from conformance.precision import from_torch, to_torch, torch_sums
 from conformance.sides import Draw, Gradients, Recorder, Taps
 from reference import loop, train
 from vit_flax.config import ViTConfig
@@ -197,11 +197,11 @@ class TorchSide:
 
     @contextlib.contextmanager
     def _running(self, draw: Draw | None) -> Iterator[None]:
-        """In evaluation, or as in training with all draws from `draw`; convolutions as the regime has products."""
+        """In evaluation, or as in training with all draws from `draw`; sums as the regime has them."""
         self.model.train(draw is not None)
         mode = contextlib.nullcontext() if draw is None else Drawing(draw)
         try:
-            with torch.backends.cudnn.flags(allow_tf32=products() == "default"), mode:  # a switch of their own
+            with torch_sums(), mode:
                 yield
         finally:
             self.model.eval()
@@ -236,13 +236,18 @@ class Drawing(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         match func:
             case torch.ops.aten.bernoulli_.float:
-                noise, keep = args[0], args[1]
+                noise, keep = args if len(args) == 2 else (*args, 0.5)  # PyTorch leaves its default out
                 return noise.copy_(self._mask(noise, keep))
-            case torch.ops.aten.native_dropout.default:  # on GPUs; its mask comes back with the output
-                x, rate, _ = args
+            case torch.ops.aten.native_dropout.default if self._drops(*args):  # on GPUs, in one kernel
+                x, rate = args[:2]
                 mask = self._mask(x, 1 - rate)
-                return x * mask / (1 - rate), mask.bool()
+                return x * mask * (1 / (1 - rate)), mask.bool()  # in the kernel's order
         return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def _drops(x: torch.Tensor, rate: float, training: bool | None) -> bool:
+        """Whether this call would draw: a rate of 0 or 1 leaves no choice; None is taken for training."""
+        return training is not False and 0 < rate < 1
 
     def _mask(self, like: torch.Tensor, keep: float) -> torch.Tensor:
         return torch.from_numpy(np.array(self.draw(tuple(like.shape), float(keep)))).to(like)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from conformance import proofs
-from conformance.exposure import EXPOSURES, Margin, part_of, run
+from conformance.exposure import Margin, measured_in, part_of, run
 from conformance.mutation import kill, random_pairs, score, sound
 from conformance.published import PUBLISHED, cosine_above, let_through, mean_within, within
 
@@ -38,8 +38,7 @@ def test_the_newest_record_is_of_this_catalogue_and_without_survivors():
     assert np.mean(named) >= 0.9
 
 
-@pytest.mark.parametrize("precision", proofs.PRECISIONS)
-@pytest.mark.parametrize("exposure", EXPOSURES)
+@pytest.mark.parametrize(("precision", "exposure"), [(p, e) for p in proofs.PRECISIONS for e in measured_in(p)])
 def test_a_sound_model_passes_on_inputs_that_expose(exposure, precision, ground):
     assert run(ground, exposure, precision).headline is None
 
