@@ -126,7 +126,8 @@ def compare_gradient_answers(ground: "Ground") -> tuple[Diff, ...]:
 
     def gradients(side: Guarded, weights: Weights, images: np.ndarray) -> Arrays:
         found = side.gradients(weights, images, upstream)
-        return {**found.parameters, **found.inputs}
+        seen = {name: g for name, g in found.parameters.items() if not name.endswith("key/bias")}  # rounding alone
+        return {**seen, **found.inputs}
 
     calls = [Call(_halved(wide), x[::-1]), Call(wide, x), Call(wide, x, "asked again", 1, exact=False)]
     return tuple(compare_calls(ground.candidate, ground.reference, calls, gradients)[0])

@@ -101,27 +101,30 @@ def _alone(
 
 
 def _one_nan(candidate: Side, reference: Side, weights: Weights, images: np.ndarray) -> list[Diff]:
-    """One image is NaN: it alone is, and at every tap wherever the reference has it so."""
-    sick = len(images) // 2
-    well = [i for i in range(len(images)) if i != sick]
+    """One image is NaN: it alone is, at every tap wherever the reference has it so; and the others are as they were."""
     images = images.copy()
-    images[sick] = np.nan
+    images[len(images) // 2] = np.nan
     theirs = reference.taps(weights, images)
     ours = candidate.taps(weights, images, given=theirs)
     diffs = []
     for tap, value in theirs.items():
         found = ours.get(tap)
         if found is not None and found.shape == value.shape:
-            diffs.append(_nan_alike(f"one image of NaN: {tap}", found[sick], value[sick]))
-            found, value = found[well], value[well]
-        diffs.append(_wide(f"the images beside it: {tap}", "alone", found, value))
+            diffs.append(_nan_alike(f"one image of NaN: {tap}", found, value))
+            if not (number := ~(np.isnan(found) | np.isnan(value))).any():
+                continue
+            found, value = found[number], value[number]
+        diffs.append(_wide(f"what is not NaN: {tap}", "alone", found, value))
     return diffs
 
 
 def _nan_alike(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
-    apart = int(np.count_nonzero(np.isnan(ours) != np.isnan(theirs)))
-    problem = f"{apart} of {ours.size} numbers are NaN on one side only" if apart else None
-    return Diff(name, "alone", float(apart), None, 0.0, problem)
+    apart = np.isnan(ours) != np.isnan(theirs)
+    others = np.any(apart & np.isnan(ours))
+    problem = (
+        f"{np.count_nonzero(apart)} of {apart.size} numbers are {'' if others else 'not '}NaN, unlike the reference's"
+    )
+    return Diff(name, "alone", float(np.count_nonzero(apart)), None, 0.0, problem if apart.any() else None)
 
 
 def _three(candidate: Side, reference: Side, weights: Weights, images: np.ndarray) -> list[Diff]:
