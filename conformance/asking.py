@@ -13,14 +13,15 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import vit_flax
 from conformance.printable import printable
-from conformance.rungs import Target
-from vit_flax.config import ViTConfig
 
-PACKAGE = Path(vit_flax.__file__).parent.parent
+if TYPE_CHECKING:
+    from conformance.rungs import Target
+    from vit_flax.config import ViTConfig
+
+PACKAGE = Path(__file__).parent.parent
 OURS = tuple(f"{PACKAGE / name}{os.sep}" for name in ("conformance", "vit_flax", "reference"))
 INSTALLED = tuple({*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib")})
 STDLIB = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
@@ -70,10 +71,10 @@ class Asked:
         return functools.partial(_ask, value, self._unanswered) if callable(value) else value
 
 
-def asked(target: Target, unanswered: set[object]) -> Target:
+def asked(target: "Target", unanswered: set[object]) -> "Target":
     """The same target, asked with care."""
 
-    def build(config: ViTConfig) -> Asked:
+    def build(config: "ViTConfig") -> Asked:
         try:
             return Asked(_ask(target, unanswered, config), unanswered)
         except Crash as crash:

@@ -1,5 +1,6 @@
 """A target that goes wrong while it is asked: told in a sentence, and never taken for something else."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -62,7 +63,7 @@ REFUSALS = (
 
 @pytest.mark.parametrize("error", REFUSALS)
 def test_what_a_target_has_not_got_it_cannot_run(error):
-    with pytest.raises(CannotRun, match="half here|Half|UNIMPLEMENTED"):
+    with pytest.raises(CannotRun, match=r"half here|Half|UNIMPLEMENTED"):
         ask(raising(error))
 
 
@@ -108,23 +109,33 @@ def test_a_target_cannot_end_the_session():
         ask(lambda: os._exit(0))
 
 
-def test_a_process_that_the_target_forked_may_end_itself():
-    with no_exit():
-        child = os.fork()
-        if child == 0:
-            os._exit(7)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-
-
-def test_after_the_climb_os_exit_is_what_it_was():
-    program = """
-        import os
-        from conformance.asking import no_exit
+ENDS = {
+    "a process that the target forked": (
+        7,
+        """
+        with no_exit():
+            child = os.fork()
+            if child == 0:
+                os._exit(7)
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        raise SystemExit(status)
+    """,
+    ),
+    "this process after the climb": (
+        5,
+        """
         with no_exit():
             pass
         os._exit(5)
-    """
-    assert subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=False).returncode == 5
+    """,
+    ),
+}
+
+
+@pytest.mark.parametrize(("status", "program"), ENDS.values(), ids=ENDS)
+def test_may_end_itself(status, program):
+    program = textwrap.dedent("        import os\n        from conformance.asking import no_exit" + program)
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == status
 
 
 def test_a_thread_that_is_still_asking_cannot_end_the_session_later():
@@ -163,10 +174,8 @@ def test_a_targets_warning_stays_a_warning_and_is_shown():
 def test_time_is_up_even_for_a_target_that_catches_everything():
     def stubborn():
         while True:
-            try:
+            with contextlib.suppress(Exception):
                 time.sleep(10)
-            except Exception:
-                pass
 
     with pytest.raises(Late, match=r"0.05 s"), within(0.05):
         ask(stubborn)
