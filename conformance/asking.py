@@ -90,14 +90,16 @@ def _ask(function: Any, unanswered: set[object], *arguments: Any, **named: Any) 
     unanswered.add(token)
     _here.asking = True
     try:
-        return function(*arguments, **named)
+        answer = function(*arguments, **named)
     except (KeyboardInterrupt, Late):
-        raise
+        raise  # and it stays unanswered
     except BaseException as error:
+        unanswered.discard(token)
         raise _told(error) from error
     finally:
         _here.asking = False
-        unanswered.discard(token)
+    unanswered.discard(token)
+    return answer
 
 
 def _told(error: BaseException) -> CannotRun | Crash:

@@ -17,8 +17,12 @@ if TYPE_CHECKING:  # jax and torch take seconds to import: only sessions that co
     from conformance.mutation import Kill
 
 # A rung that was not climbed is an outcome of its own: pytest's skip, with one of these words first.
-BLOCKED, NOT_VERIFIED = "blocked by ", "not verified: "
-UNCLIMBED = {BLOCKED: ("blocked", "b", "BLOCKED"), NOT_VERIFIED: ("not verified", "n", "NOT VERIFIED")}
+BLOCKED, NOT_VERIFIED, NOT_RUN = "blocked by ", "not verified: ", "not run: "
+UNCLIMBED = {
+    BLOCKED: ("blocked", "b", "BLOCKED"),
+    NOT_VERIFIED: ("not verified", "n", "NOT VERIFIED"),
+    NOT_RUN: ("not run", "r", "NOT RUN"),
+}
 
 SESSION = pytest.StashKey[Session]()
 
@@ -114,6 +118,8 @@ def climb(request: pytest.FixtureRequest, ladder: "Ladder") -> Callable[["Case",
             pytest.skip(f"{BLOCKED}{outcome.blocked_by}")
         if outcome.status == "not verified":
             pytest.skip(f"{NOT_VERIFIED}{outcome.headline}")
+        if outcome.status == "not run":
+            pytest.skip(f"{NOT_RUN}{outcome.headline}")
         if outcome.reason == "crashed":
             if (case, rung) in told:
                 pytest.skip(f"{BLOCKED}{rung}")
@@ -224,7 +230,7 @@ def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:
     if report.skipped and isinstance(report.longrepr, tuple):
         for word, (category, letter, verbose) in UNCLIMBED.items():
-            if word in report.longrepr[2]:
+            if report.longrepr[2].startswith(f"Skipped: {word}"):
                 return category, letter, (verbose, {"yellow": True})
     return None
 

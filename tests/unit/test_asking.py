@@ -196,3 +196,13 @@ def test_what_has_not_been_answered_is_known_while_it_is_asked():
     side.taps()
 
     assert (during, unanswered) == ([1], set())
+
+
+def test_what_time_ran_out_for_stays_unanswered():
+    unanswered = set()
+    side = asked(lambda config: Side(lambda: time.sleep(10)), unanswered)(None)
+
+    with pytest.raises(Late), within(0.05):
+        side.taps()
+
+    assert len(unanswered) == 1

@@ -81,7 +81,7 @@ def test_a_failing_test_that_is_no_rung_is_told_and_fails_in_every_form(suite, t
 
     left.assert_that_all_agree()
     assert left.verdict == "fail"
-    assert left.report["failed_elsewhere"][0].endswith("test_other.py::test_other")
+    assert left.report["failed_elsewhere"][0].endswith("::test_other")
     assert "1 other test of this session failed" in left.report["headline"]
     assert left.report["cases"][0]["verdict"] == "the same"
 
@@ -197,7 +197,7 @@ def test_a_target_that_hangs_is_told_as_such_and_the_next_case_is_climbed(suite,
         f"        return super().{hangs}(*arguments, **named)"
     )
 
-    left = suite("--timeout", "20", target=target, rungs=f"{rung},metric", references=("digits", "article"))
+    left = suite("--timeout", "15", target=target, rungs=f"{rung},metric", references=("digits", "article"))
 
     left.assert_that_all_agree()
     digits, article = left.report["cases"]
