@@ -29,8 +29,8 @@ ACCURACY_FALSE_ALARMS = 1e-3
 # An error is rounding if it changes by this share of its own size, or more, when the images move by 2^-16. Rounding is
 # drawn anew: two independent errors of one size differ by √2 of it. What is smooth changes by about as little as the
 # images. The line lies where half of an error's variance is rounding, and half of it something else. (Measured on
-# digits, over all taps: 1.24 to 1.6 for float32 in the whole model or in one block; 6e-6 to 2e-5 for another epsilon and
-# for a constant off by 5e-8, both of which are within what float32 is granted.)
+# digits, over all taps: 1.24 to 1.6 for float32 in the whole model or in one block; 6e-6 to 2e-5 for another epsilon
+# and for a constant off by 5e-8, both of which are within what float32 is granted.)
 DRAWN_ANEW = 1.0
 
 # A gate whose weakest fault exceeds its limit by less than this is called blind to it: another batch may hide it.
