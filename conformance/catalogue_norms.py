@@ -44,7 +44,7 @@ def narrow(function: Change) -> Change:
 def narrow_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     """As flax.linen.LayerNorm(dtype=float32)."""
     x32, scale32, bias32 = (a.astype(np.float32) for a in (x, scale, bias))
-    return layer_norm(x32, scale32, bias32, np.float32(epsilon)).astype(x.dtype)
+    return layer_norm(x32, scale32, bias32, float(np.float32(epsilon))).astype(x.dtype)
 
 
 def has_epsilon_not(epsilon: float) -> Callable[[ViTConfig], bool]:

@@ -132,12 +132,13 @@ def _randomness(g: Ground) -> tuple[Diff, ...]:
 
 
 def _noise(g: Ground) -> tuple[Diff, ...]:
-    return compare_noise(g.candidate, g.pliable_target(g.config), g.config, g.weights, g.images)
+    return compare_noise(g.candidate, Guarded(g.editable_reference(g.config)), g.config, g.weights, g.images)
 
 
 def _evaluation(g: Ground) -> tuple[Diff, ...]:
     config = noisy(g.config)
-    return compare_evaluation(g.target(config), g.pliable_target(config), config, g.weights, g.images)
+    candidate, reference = Guarded(g.target(config)), Guarded(g.editable_reference(config))
+    return compare_evaluation(candidate, reference, config, g.weights, g.images)
 
 
 def _forward_rung(precision: str, gpu_only: bool = False) -> Rung:
