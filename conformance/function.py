@@ -37,6 +37,7 @@ class Call:
     repeats: int = -1  # the place of that earlier call
     rows: Sequence[int] | None = None  # which images of this one; None: the whole answer
     earlier: Sequence[int] | None = None  # and of that one
+    unlike: bool = False  # the answer must be another
     exact: bool = True  # to the bit; else to float64's limit, as another batch or order may sum otherwise
 
 
@@ -69,7 +70,7 @@ def repeated(weights: Weights, images: np.ndarray) -> list[Call]:
     """
     wide, x = rounded(weights, "float64"), images.astype(np.float64)
     first, second = (wide, x[:1]), (_halved(wide), x[-1:])
-    calls = [Call(*first), Call(*first), Call(*second)]  # the very first depends on what was asked before this rung
+    calls = [Call(*first), Call(*first), Call(*second)]  # the very first may depend on what was asked before this rung
     for odd in np.random.default_rng(0).integers(2, size=CALLS - 2):
         calls.append(Call(*(second if odd else first), f"asked {CALLS} times", repeats=2 if odd else 1))
     return calls
@@ -83,14 +84,14 @@ def in_threes(weights: Weights, images: np.ndarray) -> list[Call]:
 
 
 def in_company(weights: Weights, images: np.ndarray) -> list[Call]:
-    """A whole batch, among other images and in another order; and again after all that."""
+    """A whole batch with other weights, among other images, in another order; and again after all that."""
     wide, x = rounded(weights, "float64"), images.astype(np.float64)
     even, backwards = range(0, len(x), 2), range(len(x))[::-1]
     others = x.copy()
     others[1::2] *= -1
     return [
-        Call(_halved(wide), x[::-1]),
-        Call(wide, x),
+        Call(_halved(wide), x),
+        Call(wide, x, "of other weights", 0, unlike=True),
         Call(wide, others, "in other company", 1, rows=even, earlier=even, exact=False),
         Call(wide, x[::-1], "in another order", 1, rows=range(len(x)), earlier=backwards, exact=False),
         Call(wide, x, "asked again", 1),
@@ -98,9 +99,13 @@ def in_company(weights: Weights, images: np.ndarray) -> list[Call]:
 
 
 def narrowly(weights: Weights, images: np.ndarray) -> list[Call]:
-    """A whole batch again, in float32."""
+    """A whole batch with other weights, and again, in float32."""
     narrow, x = rounded(weights, "float32"), images.astype(np.float32)
-    return [Call(narrow, x), Call(narrow, x, "asked again in float32", 0)]
+    return [
+        Call(_halved(narrow), x),
+        Call(narrow, x, "of other weights in float32", 0, unlike=True),
+        Call(narrow, x, "asked again in float32", 1),
+    ]
 
 
 def compare_answers(few: "Ground", whole: "Ground", images: np.ndarray) -> tuple[Diff, ...]:
@@ -164,6 +169,8 @@ def _gaps(side: Guarded, calls: Sequence[Call], ask: Ask) -> dict[Place, Gap]:
             if then is None:
                 continue  # no batch to speak of: the forward rungs tell of its shape
             entries = _apart(_rows(answer.get(name), call.rows, len(call.images)), then)
+            if call.unlike:  # unless it is zero under any weights
+                entries = np.array(0.0 if entries.any() or not then.any() else np.inf)
             if known := gaps.get((call.check, name)):
                 entries = np.maximum(entries, known.entries)
             scale = float(np.abs(then.astype(np.float64)).max(initial=0.0)) if then.dtype == np.float64 else 1.0
