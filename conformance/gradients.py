@@ -74,9 +74,8 @@ def nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def with_random_signs(arriving: Taps, rng: np.random.Generator) -> Taps:
     """The gradients that arrive at each tap, those of each token with a random sign.
 
-    A parameter's gradient is a sum over tokens, and rounding grows with its partial sums, not with the sum. Under
-    random signs the sum's mean square is the sum of the terms' squares: so large are partial sums, whatever cancels at
-    the end.
+    A parameter's gradient is a sum over tokens, and its rounding grows with the partial sums, not with what is left of
+    them. Under random signs the sum's mean square is the sum of the terms' squares, whatever cancels otherwise.
     """
     return {tap: x * rng.choice((-1.0, 1.0), size=(*x.shape[:-1], 1)) for tap, x in arriving.items()}
 

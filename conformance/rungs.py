@@ -16,6 +16,7 @@ from conformance.guard import Guarded
 from conformance.hostile import compare_hostile
 from conformance.initialisation import compare_initial
 from conformance.loop import compare_averages, compare_epochs, compare_evaluation, compare_noise
+from conformance.means import with_rough_means
 from conformance.pixels import compare_pixels
 from conformance.precision import rounded
 from conformance.randomness import compare_draws, compare_masked, noisy
@@ -109,7 +110,8 @@ def _forward(g: Ground, precision: str) -> tuple[Diff, ...]:
 
 
 def _offset(g: Ground) -> tuple[Diff, ...]:
-    return compare(g.candidate, g.reference, g.config, offset(g.weights), g.images, "float32").diffs
+    rougher = functools.partial(with_rough_means, config=g.config)
+    return compare(g.candidate, g.reference, g.config, offset(g.weights), g.images, "float32", rougher).diffs
 
 
 def _hostile(g: Ground) -> tuple[Diff, ...]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from conformance import flax_side, precision, torch_side
-from conformance.compare import MODES, Diff, causes_first, compare, in_data_order, measure, terms
+from conformance.compare import MODES, Diff, causes_first, compare, in_data_order, measure, over_runs, terms
 from conformance.precision import DTYPES, from_torch, probe_matmul, rounded, to_torch
 from conformance.tolerances import FLOAT64, ROUNDING_FACTOR, summation_error
 from conformance.weights import random_weights
@@ -221,6 +221,34 @@ def test_a_tap_is_granted_the_sum_that_its_block_ends_with(tap):
 
 def test_a_second_projection_is_a_sum_too():
     assert terms(CONFIG.replace(embed_dim=8), "embedding") == 8
+
+
+def test_a_rougher_run_of_the_reference_widens_the_limit_and_a_better_one_does_not():
+    truth = np.ones((1, 1, 1))
+    theirs, rough, better = (np.float32(truth + error) for error in (2.0**-10, 2.0**-8, 2.0**-12))
+    limits = [measure("tap", "free", theirs, theirs, truth, "float32", 1, also=also).limit for also in (rough, better)]
+    assert limits == [ROUNDING_FACTOR * 2.0**-8, ROUNDING_FACTOR * 2.0**-10]
+
+
+def test_a_sum_of_what_is_wrong_already_is_granted_both_errors():
+    truth, theirs = np.ones((1, 1, 1)), np.ones((1, 1, 1), np.float32)
+    summation = summation_error(100, "bfloat16")
+    off = np.float32(truth + summation)
+    diff = measure("tap", "free", theirs, off, truth, "float32", 100, accumulates="bfloat16", summands=truth)
+    assert diff.limit == pytest.approx(ROUNDING_FACTOR * math.sqrt(2) * summation)
+
+
+@pytest.mark.parametrize(("size", "factor"), ((0.5, 1), (1, 1), (4, 4)))
+def test_a_sum_in_which_terms_cancel_is_granted_the_error_of_its_terms(size, factor):
+    truth, theirs = np.ones((1, 1, 1)), np.ones((1, 1, 1), np.float32)
+    diff = measure("tap", "free", theirs, theirs, truth, "float32", 100, summands=size * truth)
+    assert diff.limit == pytest.approx(factor * ROUNDING_FACTOR * summation_error(100))
+
+
+def test_where_everything_cancels_something_against_nothing_is_still_an_error():
+    zeros, something = np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0**-20, np.float32)
+    diff = measure("tap", "free", something, zeros.astype(np.float32), zeros, "float32", 100, summands=zeros + 1)
+    assert not diff.passes
 
 
 def test_several_runs_are_judged_by_their_root_mean_squares():
