@@ -67,8 +67,8 @@ def swept(rung: str, ground: Ground, seeds: Iterable[int]) -> list[Worst]:
 def chance_of_alarm(largest: Sequence[float], seeds: int) -> float:
     """The chance that one more seed exceeds its limit, from the largest shares of so many seeds, by Hill's estimator.
 
-    It takes the tail for a power law: the logs of the shares are exponential beyond the smallest of the largest. Those of
-    rounding errors look normal, and fall faster. So far from all that was seen, this is an upper estimate.
+    It takes the tail for a power law: the logs of the shares are exponential beyond the smallest of the largest. Logs
+    of rounding errors look normal, and fall faster. So far from all that was seen, this is an upper estimate.
     """
     threshold = min(largest)
     decay = statistics.fmean(math.log(share / threshold) for share in largest)
