@@ -73,7 +73,6 @@ def suite(pytester, monkeypatch, tmp_path):
         monkeypatch.setenv("SMALL_LADDER", rungs)
         monkeypatch.setenv("SMALL_LADDER_TEST", str(os.getpid()))
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "unit", tmp_path))))
-        monkeypatch.setattr("xdist.workermanage._sys_path", [str(ROOT / "tests" / "unit"), str(tmp_path), *sys.path])
         monkeypatch.chdir(ROOT)
         junit, folder = tmp_path / "junit.xml", tmp_path / "report"
         command = ["conformance", "-q", "-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "small_ladder"]
@@ -83,7 +82,7 @@ def suite(pytester, monkeypatch, tmp_path):
             (tmp_path / "mine.py").write_text(target)
             monkeypatch.syspath_prepend(tmp_path)
             command += ["--target=mine:Mine"]
-        if apart:
+        if apart or "-n" in arguments:
             session = subprocess.run(
                 [sys.executable, "-m", "pytest", *command], cwd=ROOT, capture_output=True, text=True, check=False
             )

@@ -4,6 +4,8 @@ import copy
 import json
 import math
 import re
+import sys
+import time
 
 import jsonschema
 import pytest
@@ -13,6 +15,7 @@ from report_examples import (
     FAILING,
     PASSING,
     RUNGS,
+    UNFINISHED,
     make_case,
     make_report,
     make_rung,
@@ -23,6 +26,7 @@ from report_examples import (
 from conformance import report
 from conformance.rungs import NAMES
 from conformance.summary import summary
+from conformance.verdicts import WORDS
 
 
 @pytest.fixture
@@ -198,3 +202,61 @@ def test_probe_error_is_read_as_a_precision(error, said):
 def test_schema_knows_the_rungs_of_the_ladder():
     assert tuple(report.SCHEMA["$defs"]["rung_name"]["enum"]) == NAMES
     assert {*report.FORWARD, *report.GRADIENTS, *report.ERRORS, *RUNGS} <= set(NAMES)
+
+
+def test_a_report_is_left_where_there_is_no_jsonschema(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "jsonschema", None)  # an import of it raises now
+
+    report.write(FAILING, tmp_path)
+
+    assert json.loads((tmp_path / "report.json").read_text()) == FAILING
+
+
+def test_the_schema_knows_every_word():
+    assert tuple(report.SCHEMA["$defs"]["case"]["properties"]["verdict"]["enum"]) == WORDS
+    assert set(report.UNDECIDED) <= set(WORDS)
+
+
+def test_the_page_says_what_was_not_run_what_failed_elsewhere_and_each_cases_word():
+    failed = UNFINISHED | {"verdict": "fail", "failed_elsewhere": ["tests/test_x.py::test_<y>"]}
+
+    page = report.html(failed)
+
+    assert "1 of 26 planned rungs" in page
+    assert "tests/test_x.py::test_&lt;y&gt;" in page
+    assert '<span class="word passed">the same</span>' in page
+    assert '<span class="word unverified">incomplete</span>' in page
+
+
+def with_strangers(count):
+    """A report on a target that has so many taps more than the reference."""
+    case = make_case()
+    strangers = [
+        {"tap": f"extra-{i}", "mode": mode, "status": "fail", "problem": "the reference has no such tap"}
+        | dict.fromkeys(("error", "reference_error", "limit", "ratio"))
+        for i in range(count)
+        for mode in ("alone", "free")
+    ]
+    rungs = [
+        rung | {"status": "fail", "headline": "extra-0", "diffs": [*rung["diffs"], *strangers]}
+        if rung["rung"] == "float64"
+        else rung
+        for rung in case["rungs"]
+    ]
+    return make_report(case | {"rungs": rungs})
+
+
+def test_any_number_of_taps_leaves_a_report_of_bounded_size_that_says_what_is_left_out(tmp_path):
+    strange = with_strangers(20_000)
+    started = time.process_time()
+
+    report.write(strange, tmp_path)
+    summary(strange)
+
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert len(json.loads((tmp_path / "report.json").read_text())["cases"][0]["rungs"][1]["diffs"]) >= 40_000
+    assert "more taps are not drawn" in page
+    assert "blocks are not drawn" in page
+    assert "of them fail" in page
+    assert len(page) < 10 * len(report.html(FAILING))
+    assert time.process_time() - started < 120  # a minute here, where what is quadratic takes half an hour
