@@ -1,4 +1,4 @@
-"""Faults as people write them, in code: each is caught at its place, and explained by the catalogue's fault of its name.
+"""Faults as people write them, in code: each is caught at its place, and the catalogue's fault of its name explains it.
 
 So what the catalogue plants by editing what goes into a side, and what comes out of it, is what the code does.
 """
@@ -7,15 +7,19 @@ import dataclasses
 
 import pytest
 
-from conformance.catalogue import FAULTS, fault_named
+from conformance.catalogue import fault_named
 from conformance.compare import causes_first
 from conformance.diagnose import diagnose
 from conformance.mutation import CONFIG, remembering, sound
 from conformance.rungs import BY_NAME
+from tests.unit.ports.of_dropout import DROPOUT
+from tests.unit.ports.of_images import INITIAL, PIXELS
 from tests.unit.ports.of_model import FORWARD
+from tests.unit.ports.of_optimizer import OPTIMIZER
 from tests.unit.ports.of_precision import PRECISION
+from tests.unit.ports.of_rules import CLIPPING, LOSS, SCHEDULE
 
-PORTS = FORWARD | PRECISION
+PORTS = FORWARD | PRECISION | PIXELS | INITIAL | LOSS | CLIPPING | SCHEDULE | OPTIMIZER | DROPOUT
 SMALL = CONFIG.replace(num_layers=2)
 
 

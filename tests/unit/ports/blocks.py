@@ -17,7 +17,6 @@ from reference.model import MLP, PatchEncoder, Patches, Tap, TransformerEncoder
 from reference.model import MultiHeadSelfAttention as Attention
 from tests.unit.ports.port import forward_of, loaded, parts, written
 
-
 # Patches and tokens
 
 

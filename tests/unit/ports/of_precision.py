@@ -114,14 +114,10 @@ PRECISION: dict[str, Target] = {
     "float16 products in bfloat16": products(torch.float16, through(torch.bfloat16)),
     "float16 blocks kept in bfloat16": blocks_kept_in(torch.float16, torch.bfloat16),
     "positions frozen": embedding(lambda self, cls, x: torch.cat([cls, x], dim=1) + self.position_embedding.detach()),
-    "class token frozen": embedding(
-        lambda self, cls, x: torch.cat([cls.detach(), x], dim=1) + self.position_embedding
-    ),
+    "class token frozen": embedding(lambda self, cls, x: torch.cat([cls.detach(), x], dim=1) + self.position_embedding),
     "patch projection frozen": forward_of(twin.Patches, frozen_convolution),
     "head gradient of the wrong sign": hooked(lambda model: [model.head.weight], torch.neg),
-    "norm gradient halved": hooked(
-        lambda model: [part.weight for part in parts(model, nn.LayerNorm)], lambda g: g / 2
-    ),
+    "norm gradient halved": hooked(lambda model: [part.weight for part in parts(model, nn.LayerNorm)], lambda g: g / 2),
     "gradient stopped at the embedding": course(embedded=Stop.apply),
     "float32 gradients in bfloat16": sent_in(torch.float32, torch.bfloat16),
     "bfloat16 gradients in 3 bits": sent_in(torch.bfloat16, torch.float8_e5m2),

@@ -39,6 +39,12 @@ def loaded(edit: Edit) -> Target:
     return lambda config: Port(config, loaded=edit)
 
 
+def doing(**methods: Callable[..., Any]) -> Target:
+    """A port with some methods of its own."""
+    kind = type("Doing", (Port,), methods)
+    return lambda config: kind(config)
+
+
 def parts(model: nn.Module, kind: type) -> Iterator[Any]:
     return (part for part in model.modules() if isinstance(part, kind))
 

@@ -1,0 +1,95 @@
+"""For each known fault of dropout and stochastic depth, a port that has it in its code."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from conformance.rungs import Target
+from reference.model import MLP, DropPath
+from reference.model import MultiHeadSelfAttention as Attention
+from tests.unit.ports.port import Port, forward_of, parts, written
+
+Shape = tuple[int, ...]
+
+
+def drop(x: Tensor, shape: Shape, keep: float, scaled: bool = True) -> Tensor:
+    mask = x.new_empty(shape).bernoulli_(keep)
+    return x * mask / keep if scaled else x * mask
+
+
+def dropout(compute: Callable[[Tensor, float], Tensor]) -> Target:
+    """A Dropout of one's own: `compute(x, rate)`, in training."""
+
+    def forward(self: nn.Dropout, x: Tensor) -> Tensor:
+        return compute(x, self.p) if self.training and self.p else x
+
+    return forward_of(nn.Dropout, forward)
+
+
+def path(compute: Callable[[Tensor, float], Tensor]) -> Target:
+    def forward(self: DropPath, x: Tensor) -> Tensor:
+        return compute(x, self.rate) if self.training and self.rate else x
+
+    return forward_of(DropPath, forward)
+
+
+def of_tokens(shape: Callable[[Shape], Shape]) -> Callable[[Tensor, float], Tensor]:
+    def compute(x: Tensor, rate: float) -> Tensor:
+        return drop(x, shape(tuple(x.shape)) if x.ndim == 3 else tuple(x.shape), 1 - rate)
+
+    return compute
+
+
+def shared_attention_mask(model: nn.Module) -> None:
+    for part in parts(model, Attention):
+        part.attention_dropout.forward = lambda x, own=part.attention_dropout: (
+            drop(x, (1, 1, *x.shape[2:]), 1 - own.p) if own.training else x
+        )
+
+
+def left_out(find: Callable[[nn.Module], list[nn.Module]]) -> Target:
+    def edit(model: nn.Module) -> None:
+        for part in find(model):
+            part.forward = lambda x: x
+
+    return written(edit)
+
+
+def one_in_mlp(self: MLP, x: Tensor) -> Tensor:
+    return self.dropout(self.fc2(self.activation(self.fc1(x))))
+
+
+def all_of(kind: type) -> Callable[[nn.Module], list[Any]]:
+    return lambda model: list(parts(model, kind))
+
+
+def keeping_rate(config: Any) -> Port:
+    """Built with the probability to keep where a rate is asked for."""
+    rates = {name: getattr(config, name) for name in ("dropout", "attention_dropout", "drop_path")}
+    return Port(dataclasses.replace(config, **{name: 1 - rate for name, rate in rates.items() if rate}))
+
+
+DROPOUT: dict[str, Target] = {
+    "never dropped": left_out(lambda model: [*parts(model, nn.Dropout), *parts(model, DropPath)]),
+    "no dropout after the embedding": left_out(lambda model: [model.dropout]),
+    "no dropout of tokens": left_out(
+        lambda model: [
+            model.dropout,
+            *(part.projection_dropout for part in parts(model, Attention)),
+            *(part.dropout for part in parts(model, MLP)),
+        ]
+    ),
+    "rate taken for keep": keeping_rate,
+    "mask shared by all images": dropout(lambda x, rate: drop(x, (1, *x.shape[1:]), 1 - rate)),
+    "mask shared by all tokens": dropout(of_tokens(lambda shape: (shape[0], 1, shape[2]))),
+    "mask shared by all features": dropout(of_tokens(lambda shape: (*shape[:2], 1))),
+    "attention mask shared": written(shared_attention_mask),
+    "no dropout of attention": left_out(lambda model: [part.attention_dropout for part in parts(model, Attention)]),
+    "one dropout in the MLP": forward_of(MLP, one_in_mlp),
+    "dropout not scaled": dropout(lambda x, rate: drop(x, tuple(x.shape), 1 - rate, scaled=False)),
+    "stochastic depth by batch": path(lambda x, rate: drop(x, (1, 1, 1), 1 - rate)),
+    "no stochastic depth": left_out(all_of(DropPath)),
+    "stochastic depth not scaled": path(lambda x, rate: drop(x, (len(x), 1, 1), 1 - rate, scaled=False)),
+}
