@@ -47,6 +47,7 @@ FORWARD: dict[str, Target] = {
     "class token last": embedding(lambda self, cls, x: torch.cat([x, cls], dim=1) + self.position_embedding),
     "LayerNorm eps 1e-3": epsilon(1e-3),
     "LayerNorm eps 1e-5": epsilon(1e-5),
+    "LayerNorm eps 1e-6": epsilon(1e-6),
     "LayerNorm eps 1e-12": epsilon(1e-12),
     "LayerNorm's fast variance": norm(blocks.fast),
     "unbiased variance in LayerNorm": norm(blocks.unbiased),

@@ -1,0 +1,82 @@
+"""For each known fault of the course of training, a port that has it in its code."""
+
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from conformance.precision import from_torch, to_torch
+from conformance.rungs import Target
+from conformance.torch_side import Twin
+from reference import train
+from tests.unit.ports.port import doing
+
+Array = np.ndarray
+sound = Twin.train
+
+
+def in_order(order: Callable[[list[int]], list[int]]) -> Target:
+    """The batches are taken in another order."""
+
+    def method(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+        taken = order(list(range(len(images))))
+        return sound(self, weights, images[taken], labels[taken], recipe)
+
+    return doing(train=method)
+
+
+def second_twice(numbers: list[int]) -> list[int]:
+    numbers[3] = numbers[2]
+    return numbers
+
+
+def resumed(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+    """A checkpoint that holds parameters alone."""
+    half = len(images) // 2
+    losses, after = sound(self, weights, images[:half], labels[:half], recipe)
+    checkpoint = {name: leaf.copy() for name, leaf in after[-1].items()}
+    more, later = sound(self, checkpoint, images[half:], labels[half:], recipe)
+    return np.concatenate([losses, more]), [*after, *later]
+
+
+def faster(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+    return sound(self, weights, images, labels, recipe.replace(learning_rate=1.01 * recipe.learning_rate))
+
+
+def from_bfloat16(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+    if images.dtype == np.float32:
+        weights = {name: leaf.astype(ml_dtypes.bfloat16).astype(np.float32) for name, leaf in weights.items()}
+    return sound(self, weights, images, labels, recipe)
+
+
+def clipped_late(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+    """What is clipped is the update: optax.chain(adamw(...), clip_by_global_norm(...))."""
+    self.load(weights)
+    optimizer = train.optimizer(recipe, self.state)
+    scheduler = train.scheduler(recipe, optimizer, steps_per_epoch=1)
+    losses, after = [], []
+    for batch, names in zip(images, labels, strict=True):
+        x, y = to_torch(batch, "cpu"), to_torch(names.astype(np.int64), "cpu")
+        leaves = list(self.state.parameters())
+        before = [leaf.detach().clone() for leaf in leaves]
+        plain = recipe.replace(clip_norm=None)
+        losses.append(from_torch(train.train_step(self.model, optimizer, scheduler, x, y, plain, 0.0)))
+        with torch.no_grad():
+            moves = [leaf - was for leaf, was in zip(leaves, before, strict=True)]
+            train.clip_(moves, recipe.clip_norm or torch.inf, 0.0)
+            for leaf, was, move in zip(leaves, before, moves, strict=True):
+                leaf.copy_(was + move)
+        after.append({name: leaf.copy() for name, leaf in self.read().items()})
+    return np.array(losses), after
+
+
+COURSE: dict[str, Target] = {
+    "optimizer forgotten half-way": doing(train=resumed),
+    "batches in another order": in_order(lambda numbers: [0, 2, 1, *numbers[3:]]),
+    "a batch repeated": in_order(second_twice),
+    "a rate of 1.01 times": doing(train=faster),
+    "not clipped in training": doing(train=clipped_late),
+    "master weights from bfloat16": doing(train=from_bfloat16),
+}
