@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vit_flax.config import PRESETS
+from vit_flax.fields import field_names
 from vit_flax.recipe import RECIPES
 
 INTRODUCTION = """\
@@ -25,8 +26,8 @@ Without --data this trains on scikit-learn's digits, with a preset and a recipe
 of their size. With it, on CIFAR-10 as torchvision downloads it (a folder with
 cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files).
 
-The folder gets run.json (all settings, versions, device), checkpoints (of the
-last epoch, and of the one that validated best), tensorboard, and at the end
+The folder gets run.json (all settings, versions, device), checkpoints (the two
+newest, and the epoch that validated best), tensorboard, and at the end
 result.json and learning_curve.png. The accuracy to quote is test_acc: that of
 the final parameters.
 """
@@ -70,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     training = command("train", "train a model and keep the run in a folder", TRAINING)
     training.add_argument("--data", metavar="PATH", help="the dataset's folder (default: scikit-learn's digits)")
     training.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
-    training.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
+    training.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out from its last checkpoint (with more --epochs, beyond its end)",
+    )
     training.add_argument(
         "--preset", metavar="NAME", help=f"the model: {', '.join(PRESETS)} (default: digits; article with --data)"
     )
@@ -82,6 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     training.add_argument("--epochs", type=int, metavar="N", help="passes over the data (default: the recipe's)")
     training.add_argument("--batch-size", type=int, metavar="N", help="images a step (default: the recipe's)")
     training.add_argument("--learning-rate", type=float, metavar="X", help="at its highest (default: the recipe's)")
+    training.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help=f"change the recipe or the model; may be given again: {', '.join(field_names())}",
+    )
+    training.add_argument("--config", type=Path, metavar="FILE", help="repeat the run whose run.json this is")
     training.add_argument(
         "--checkpoint-every", type=_count, metavar="STEPS", help="keep the run within epochs too (default: after each)"
     )

@@ -4,18 +4,19 @@ import argparse
 import shlex
 
 from vit_flax.data import Data, read_data
+from vit_flax.fields import read_fields
 from vit_flax.interrupt import interruptible
 from vit_flax.predict import likeliest, probabilities, read_images
 from vit_flax.progress import Display, tell
-from vit_flax.run import Run, RunError, Stopped
-from vit_flax.settings import Settings, resolve
+from vit_flax.run import Run, RunError, Stopped, read_settings
+from vit_flax.settings import Settings, repeat, resolve
 from vit_flax.train import eval_model
 
 SHOWN = 3  # classes that predict shows
 
 
 def train(options: argparse.Namespace) -> int:
-    data, settings = _settings(options, Run.open(options.out).settings if options.resume else None)
+    data, settings = _settings(options)
     run = Run.resume(options.out, settings) if options.resume else Run.begin(options.out, settings)
     try:
         with Display(settings, run.steps_done()) as display, interruptible(_announce_stop) as came:
@@ -32,18 +33,34 @@ def _announce_stop() -> None:
     tell("stopping after the steps under way (once more: at once)")
 
 
-def _settings(options: argparse.Namespace, kept: Settings | None) -> tuple[Data, Settings]:
+def _settings(options: argparse.Namespace) -> tuple[Data, Settings]:
     """What the options ask for; what they leave open is as it was in a kept run, or the default."""
+    shorthands = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
+    changes, model_changes = read_fields(options.set)
+    changes = {name: value for name, value in shorthands.items() if value is not None} | changes
+    kept = _kept(options)
     path = options.data or (kept.data if kept else None)
     data = read_data(path)
-    preset = options.preset or (kept.preset if kept else "article" if path else "digits")
-    recipe = options.recipe or (kept.recipe_name if kept else "article" if path else "digits")
-    changes = {name: getattr(options, name) for name in ("epochs", "batch_size", "learning_rate")}
-    if kept:
-        changes = {name: getattr(kept.recipe, name) if given is None else given for name, given in changes.items()}
-    seed = options.seed if options.seed is not None else kept.seed if kept else 0
-    changes = {name: given for name, given in changes.items() if given is not None}
-    return data, resolve(preset, recipe, changes, seed, path, data)
+    if kept is None:
+        default = "article" if path else "digits"
+        names = (options.preset or default, options.recipe or default)
+        return data, resolve(*names, changes, options.seed or 0, path, data, model_changes)
+    for option, given, had in (("preset", options.preset, kept.preset), ("recipe", options.recipe, kept.recipe_name)):
+        if given not in (None, had):
+            raise ValueError(f"--{option} is {given}, but the kept run has {had}: leave the option out")
+    settings = repeat(kept, changes, options.seed, path, data, model_changes)
+    if options.config and settings.digest != kept.digest:
+        tell(f"these data are not those of {options.config}")
+    return data, settings
+
+
+def _kept(options: argparse.Namespace) -> Settings | None:
+    """The settings of the run to go on with or to repeat."""
+    if options.resume and options.config:
+        raise ValueError("--resume goes on with a run, --config begins another with its settings: give one of them")
+    if options.resume:
+        return Run.open(options.out).settings
+    return read_settings(options.config)[0] if options.config else None
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Python, platform, device and the versions of `PACKAGES` and these packages."""
+    """Python, platform, device, versions of `PACKAGES` and these packages, and the code's commit if there is one."""
     device = jax.devices()[0]
     kind = f"{os.cpu_count()} cores, {cpu()}" if device.platform == "cpu" else device.device_kind
     return {
@@ -20,7 +21,23 @@ def environment(*packages: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform} ({kind})",
         "packages": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
-    }
+    } | commit(Path(__file__))
+
+
+def commit(file: Path) -> dict[str, str]:
+    """The commit of the git checkout that has this file, and whether anything there was changed since; or nothing."""
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(file.parent), *command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)  # or it is installed within somebody else's checkout
+        changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return {"commit": git("rev-parse", "HEAD") + changed}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
 
 
 def cpu(told: Path = Path("/proc/cpuinfo")) -> str:

@@ -50,8 +50,9 @@ class Stopped(Exception):
 class Run:
     """One run's settings and folder."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: Settings, planned: tuple[int, ...] = ()) -> None:
+        """`planned`: how many epochs it was to have before it was extended to those of its settings."""
+        self.folder, self.settings, self.planned = folder, settings, planned
 
     @classmethod
     def begin(cls, folder: Path, settings: Settings) -> "Run":
@@ -69,16 +70,20 @@ class Run:
         file = folder / "run.json"
         if not file.is_file():
             raise RunError(f"{folder} holds no run: there is no {file}")
-        try:
-            return cls(folder, from_json(json.loads(file.read_text())["settings"]))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise RunError(f"{file} cannot be read: {error}") from error
+        return cls(folder, *read_settings(file))
 
     @classmethod
     def resume(cls, folder: Path, settings: Settings) -> "Run":
-        """The run that is kept there, to go on with these settings. Raises `RunError` if it has others."""
+        """The run that is kept there, to go on with these settings, or to be extended to more epochs.
+
+        Raises `RunError` if it has others.
+        """
         run = cls.open(folder)
-        if changed := differences(run.settings, settings):
+        changed = differences(run.settings, settings)
+        was, wanted = run.settings.recipe.epochs, settings.recipe.epochs
+        if wanted > was and len(changed) == 1:
+            return cls(folder, settings, (*run.planned, was))
+        if changed:
             raise RunError(f"{folder} holds a run with other settings: {'; '.join(changed)}")
         return run
 
@@ -89,7 +94,7 @@ class Run:
         return create_train_state(model, params, rng, s.recipe, s.steps_per_epoch, mesh_for(s.recipe.batch_size))
 
     def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder / "checkpoints", self.settings)
+        return Checkpoints(self.folder / "checkpoints", self.settings, self.planned)
 
     def steps_done(self) -> int:
         """Of the newest checkpoint."""
@@ -115,6 +120,7 @@ class Run:
         and `RunError`, naming the step and the last good checkpoint, if the loss stops being finite.
         """
         with locked(self.folder):
+            self._note_extension()
             state, history = self._train(data, listener or Listener(), stop_after, every, stop)
             return self._conclude(state, history, data)
 
@@ -127,32 +133,25 @@ class Run:
         stop: Callable[[], object],
     ) -> tuple[TrainState, History]:
         with self.checkpoints() as checkpoints, closing(self._scalars()) as scalars:
+            keeper = _Keeper(checkpoints, scalars, listener, self.settings.recipe.epochs, every, stop)
             state, history, begun = Kept(self.fresh(), [], None)
             if checkpoints.newest():
                 state, history, begun = checkpoints.restore("last", state)
-            for record in history:
-                _log(scalars, record)
-            kept = int(state.step)
-
-            def due(step: int) -> bool:
-                return bool(stop()) or (every is not None and step - kept >= every)
-
-            def keep(state: TrainState, history: History, begun: Begun | None) -> None:
-                nonlocal kept
-                checkpoints.save(state, history, begun)
-                kept = int(state.step)
-                if begun is None:
-                    _log(scalars, history[-1])
-                    listener.epoch(history[-1])
-                if stop() and len(history) < self.settings.recipe.epochs:
-                    raise Stopped(kept)
-
+            keeper.go_on(state, history)
             try:
-                return train_model(state, data, history, keep, listener.steps, stop_after, begun, due)
+                return train_model(
+                    state, data, history, keeper.keep, listener.steps, stop_after, begun=begun, due=keeper.due
+                )
             except Diverged as error:
                 checkpoints.wait()
                 good = checkpoints.newest() or "there is none"
                 raise RunError(f"{error}; the last good checkpoint: {good}") from error
+
+    def _note_extension(self) -> None:
+        file = self.folder / "run.json"
+        kept = json.loads(file.read_text())
+        if list(self.planned) != kept.get("planned", []):
+            write_json(file, kept | {"settings": to_json(self.settings), "planned": self.planned})
 
     def _scalars(self) -> Writer:
         # Written anew from the history: what a killed run had logged of later epochs would show twice.
@@ -160,16 +159,68 @@ class Run:
         shutil.rmtree(folder, ignore_errors=True)
         return Writer(str(folder))
 
-    def _conclude(self, state: TrainState, history: History, data: Data) -> dict[str, Any]:
-        result = {
+    def measured(self, state: TrainState, history: History, data: Data) -> dict[str, Any]:
+        """The result of a run as it is now."""
+        return {
             "test_acc": eval_model(state, data.test),
             "test_images": len(data.test.labels),
             "parameters": count_parameters(self.settings.config),
             "history": history,
         }
+
+    def _conclude(self, state: TrainState, history: History, data: Data) -> dict[str, Any]:
+        result = self.measured(state, history, data)
         write_json(self.folder / "result.json", result)
         draw(result, self.settings, self.folder / "learning_curve.png")
         return result
+
+
+class _Keeper:
+    """Keeps a run while it is trained, tells of it, and stops it when asked to."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        scalars: Writer,
+        listener: Listener,
+        epochs: int,
+        every: int | None,
+        stop: Callable[[], object],
+    ) -> None:
+        self.checkpoints, self.scalars, self.listener = checkpoints, scalars, listener
+        self.epochs, self.every, self.stop = epochs, every, stop
+        self.kept = 0  # the step
+
+    def go_on(self, state: TrainState, history: History) -> None:
+        """From what was kept before."""
+        self.kept = int(state.step)
+        for record in history:
+            _log(self.scalars, record)
+        self._stop_if_asked(history)
+
+    def due(self, step: int) -> bool:
+        return bool(self.stop()) or (self.every is not None and step - self.kept >= self.every)
+
+    def keep(self, state: TrainState, history: History, begun: Begun | None) -> None:
+        self.checkpoints.save(state, history, begun)
+        self.kept = int(state.step)
+        if begun is None:
+            _log(self.scalars, history[-1])
+            self.listener.epoch(history[-1])
+        self._stop_if_asked(history)
+
+    def _stop_if_asked(self, history: History) -> None:
+        if len(history) < self.epochs and self.stop():
+            raise Stopped(self.kept)
+
+
+def read_settings(file: Path) -> tuple[Settings, tuple[int, ...]]:
+    """The settings in a run.json, and the epochs that were planned before them. Raises `RunError`."""
+    try:
+        kept = json.loads(file.read_text())
+        return from_json(kept["settings"]), tuple(kept.get("planned", ()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{file} cannot be read: {error}") from error
 
 
 def _check_empty(folder: Path) -> None:

@@ -36,25 +36,60 @@ class Settings:
 
 
 def resolve(
-    preset_name: str, recipe_name: str, changes: dict[str, Any], seed: int, path: str | None, data: Data
+    preset_name: str,
+    recipe_name: str,
+    changes: dict[str, Any],
+    seed: int,
+    path: str | None,
+    data: Data,
+    model_changes: dict[str, Any] | None = None,
 ) -> Settings:
     """The settings of a preset and a recipe on these data: the model takes their image size, channels and classes.
 
     Raises `ValueError` for unknown names, and for numbers that cannot work together.
     """
-    count, height, width, channels = data.train.images.shape
     base = recipe(recipe_name)
     warmup_epochs = base.warmup_epochs * changes.get("epochs", base.epochs) / base.epochs  # as long a share of the run
-    chosen = base.replace(warmup_epochs=warmup_epochs, **changes)
+    chosen = base.replace(**{"warmup_epochs": warmup_epochs} | changes)
+    return _fitted((preset_name, preset(preset_name)), (recipe_name, chosen), seed, path, data, model_changes or {})
+
+
+def repeat(
+    kept: Settings,
+    changes: dict[str, Any],
+    seed: int | None,
+    path: str | None,
+    data: Data,
+    model_changes: dict[str, Any] | None = None,
+) -> Settings:
+    """The settings of a kept run, with these changes, on these data. Raises `ValueError` as `resolve`."""
+    model, how = (kept.preset, kept.config), (kept.recipe_name, kept.recipe.replace(**changes))
+    return _fitted(model, how, kept.seed if seed is None else seed, path, data, model_changes or {})
+
+
+def _fitted(
+    model: tuple[str, ViTConfig],
+    how: tuple[str, Recipe],
+    seed: int,
+    path: str | None,
+    data: Data,
+    model_changes: dict[str, Any],
+) -> Settings:
+    (preset_name, config), (recipe_name, chosen) = model, how
+    count, height, width, channels = data.train.images.shape
     if len(chosen.means) != channels:
         raise ValueError(
             f"recipe {recipe_name!r} has means for {len(chosen.means)} channels, "
             f"but {data.source} has images of {channels}"
         )
-    fitted = preset(preset_name).replace(image_size=(height, width), channels=channels, num_classes=len(data.classes))
+    sizes = dict(image_size=(height, width), channels=channels, num_classes=len(data.classes))
+    config = chosen.regularised(config.replace(**sizes | model_changes))
+    for name, value in model_changes.items():
+        if getattr(config, name) != value:
+            raise ValueError(f"model.{name} is {value}, but the recipe makes it {getattr(config, name)}: set it there")
     return Settings(
         preset=preset_name,
-        config=chosen.regularised(fitted),
+        config=config,
         recipe_name=recipe_name,
         recipe=chosen,
         seed=seed,

@@ -74,6 +74,10 @@ def test_predict_reads_images_of_digits(digits, tmp_path, capsys):
         (["train", "--batch-size", "9999"], r"1293 training images .* batch of 9999"),
         (["train", "--data", "nowhere"], r"nowhere does not exist"),
         (["train", "--resume"], r"fresh holds no run"),
+        (["train", "--set", "epohcs=1"], r"unknown field 'epohcs': did you mean epochs"),
+        (["train", "--set", "num_heads=3"], r"hidden_dim \d+ is not divisible by num_heads 3"),
+        (["train", "--config", "nowhere/run.json"], r"nowhere/run.json"),
+        (["train", "--config", "run.json", "--resume"], r"--resume goes on with a run, --config begins another"),
     ),
 )
 def test_what_cannot_be_done_is_said_in_a_sentence_and_leaves_no_folder(tmp_path, capsys, arguments, sentence):
@@ -94,6 +98,23 @@ def test_a_run_does_not_go_on_with_other_settings(digits, capsys):
 def test_a_finished_run_stays_as_it_is_when_resumed(digits, result):
     assert main(["train", "--resume", "--out", str(digits)]) == 0
     assert json.loads((digits / "result.json").read_text()) == result
+
+
+def test_a_run_is_repeated_from_its_settings(digits, tmp_path, capsys):
+    out = tmp_path / "again"
+    options = ["--config", str(digits / "run.json"), "--set", "epochs=3", "--set", "num_layers=1", "--seed", "5"]
+    assert main(["train", *options, "--out", str(out)]) == 0
+    first, again = (json.loads((folder / "run.json").read_text())["settings"] for folder in (digits, out))
+    assert again["recipe"] == first["recipe"] | {"epochs": 3}
+    assert (again["seed"], again["config"]) == (5, first["config"] | {"num_layers": 1})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+
+
+def test_a_repeated_run_has_its_preset_and_recipe(digits, tmp_path, capsys):
+    options = ["--config", str(digits / "run.json"), "--preset", "article"]
+    assert main(["train", *options, "--out", str(tmp_path / "again")]) == 2
+    assert "--preset is article, but the kept run has digits: leave the option out" in capsys.readouterr().err
 
 
 def test_a_run_is_not_overwritten(digits, capsys):

@@ -1,10 +1,11 @@
 """What a record says of the device."""
 
 import platform
+import subprocess
 
 import pytest
 
-from vit_flax.environment import cpu, environment
+from vit_flax.environment import commit, cpu, environment
 
 TOLD = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\ncpu family\t: 1\n"
 
@@ -30,3 +31,27 @@ def test_where_linux_does_not_tell_python_does(told, text):
 
 def test_a_record_names_the_processor():
     assert cpu() in environment()["device"]
+
+
+def git(folder, *command):
+    identity = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+    return subprocess.run(["git", "-C", folder, *identity, *command], check=True, capture_output=True, text=True).stdout
+
+
+def test_the_commit_of_a_checkout_is_told_and_whether_anything_was_changed_since(tmp_path):
+    file = tmp_path / "code.py"
+    file.write_text("1")
+    git(tmp_path, "init")
+    assert commit(file) == {}
+    git(tmp_path, "add", "code.py")
+    git(tmp_path, "commit", "-m", "first")
+    head = git(tmp_path, "rev-parse", "HEAD").strip()
+    assert commit(file) == {"commit": head}
+    file.write_text("2")
+    assert commit(file) == {"commit": f"{head} and changes"}
+
+
+def test_code_that_a_checkout_does_not_have_or_without_git_has_no_commit(tmp_path, monkeypatch):
+    assert commit(tmp_path / "code.py") == {}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit(tmp_path / "code.py") == {}

@@ -1,5 +1,6 @@
 """A run's folder: begun once, resumed bit for bit; and a loss that is NaN stops it."""
 
+import dataclasses
 import json
 import os
 import re
@@ -141,6 +142,32 @@ def test_a_run_is_kept_within_epochs_as_often_as_asked(data, tmp_path, monkeypat
     monkeypatch.setattr(Checkpoints, "save", lambda self, state, *_: steps.append(int(state.step)))
     Run.begin(tmp_path / "run", settings_for(data)).train(data, stop_after=2, every=3)
     assert steps == [4, 8, 10, 14, 18, 20]
+
+
+CONSTANT = dict(batch_size=BATCH_SIZE, schedule="constant", warmup_epochs=0.0)
+
+
+def test_a_finished_run_that_is_extended_equals_a_longer_one_bit_for_bit(data, tmp_path):
+    short, long = (resolve("digits", "digits", CONSTANT | {"epochs": n}, SEED, None, data) for n in (1, 3))
+    straight = Run.begin(tmp_path / "straight", long)
+    straight.train(data)
+    Run.begin(tmp_path / "run", short).train(data)
+    run = Run.resume(tmp_path / "run", long)
+    with pytest.raises(Stopped):
+        run.train(data, stop=after(0))
+    assert (Run.open(run.folder).settings, Run.open(run.folder).planned) == (long, (1,))
+    result = Run.open(run.folder).train(data)  # goes on to the new end by itself
+    assert [record["epoch"] for record in result["history"]] == [1, 2, 3]
+    assert same_bits(leaves(Run.open(run.folder)), leaves(straight))
+
+
+def test_a_run_is_extended_by_nothing_but_more_epochs(straight, data):
+    settings, other = straight[0].settings, settings_for(data, seed=SEED + 1)
+    for epochs, seed in ((EPOCHS - 1, SEED), (EPOCHS + 1, SEED + 1)):
+        recipe = settings.recipe.replace(epochs=epochs)
+        wanted = dataclasses.replace(settings if seed == SEED else other, recipe=recipe)
+        with pytest.raises(RunError, match=f"recipe.epochs was {EPOCHS}, not {epochs}"):
+            Run.resume(straight[0].folder, wanted)
 
 
 def test_another_seed_gives_other_bits(straight, data, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from vit_flax.config import PRESETS, preset
 from vit_flax.data import Data, Dataset
 from vit_flax.recipe import RECIPES, recipe
-from vit_flax.settings import Settings, differences, digest, from_json, resolve, to_json
+from vit_flax.settings import Settings, differences, digest, from_json, repeat, resolve, to_json
 
 CLASSES = ("circle", "square", "star")
 SIZES = {"train": 130, "validation": 5, "test": 7}
@@ -121,6 +121,25 @@ def test_changes_are_made_to_the_recipe_and_nowhere_else():
     plain, changed = (resolve("article-p4", "article", c, 0, None, toy()) for c in ({}, changes))
     assert changed == dataclasses.replace(plain, recipe=plain.recipe.replace(**changes))
     assert changed.steps_per_epoch == 21  # of 130 images, four are left over
+
+
+def test_changes_of_the_model_are_made_to_it():
+    plain, changed = (resolve("article-p4", "article", {}, 0, None, toy(), c) for c in ({}, {"num_layers": 2}))
+    assert changed == dataclasses.replace(plain, config=plain.config.replace(num_layers=2))
+
+
+def test_a_change_of_the_model_that_its_recipe_would_undo_is_refused():
+    with pytest.raises(ValueError, match=r"^model.drop_path is 0.5, but the recipe makes it 0.0: set it there$"):
+        resolve("article-p4", "article", {}, 0, None, toy(), {"drop_path": 0.5})
+
+
+def test_a_repeated_run_has_the_settings_of_the_first_whatever_its_preset_and_recipe_say_now():
+    changes, model_changes = {"learning_rate": 0.5, "warmup_epochs": 1.5}, {"num_layers": 2}
+    kept = resolve("article-p4", "article", changes, 5, "some/folder", toy(), model_changes)
+    assert repeat(read_back(kept), {}, None, "some/folder", toy()) == kept
+    again = repeat(kept, {"epochs": 7}, 6, "other/folder", toy(), {"num_layers": 3})
+    expected = dict(recipe=kept.recipe.replace(epochs=7), config=kept.config.replace(num_layers=3))
+    assert again == dataclasses.replace(kept, seed=6, data="other/folder", **expected)
 
 
 UNFIT = {

@@ -7,8 +7,10 @@ import pytest
 
 from conformance import tables
 from vit_flax import settlement
+from vit_flax.config import PRESETS
 from vit_flax.data import Data, Dataset
-from vit_flax.settlement import record_name, summary, train_seeds
+from vit_flax.run import Stopped
+from vit_flax.settlement import Settlement, record_name, summary, train_seeds
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled", "one_layer")
 
@@ -73,13 +75,55 @@ def test_the_mean_is_over_seeds_and_its_spread_that_of_a_sample(record):
     assert summary(runs[:1], settings)["sd"] is None
 
 
-def test_the_command_records_each_preset(data, tmp_path, monkeypatch, capsys):
+OPTIONS = ("--recipe", "digits", "--stop-after", "1")
+
+
+@pytest.fixture
+def settle(data, tmp_path, monkeypatch):
+    """The command on toy data: its exit status and its records by preset."""
     monkeypatch.setattr(settlement, "read_data", lambda source: data)
-    options = ["--presets", "digits", "--recipe", "digits", "--seeds", "3", "--stop-after", "1"]
-    settlement.main([*options, "--runs", str(tmp_path / "runs"), "--record", str(tmp_path / "records")])
-    (file,) = (tmp_path / "records").iterdir()
-    assert json.loads(file.read_text())["runs"][0]["seed"] == 3
+    folders = ("--runs", str(tmp_path / "runs"), "--record", str(tmp_path / "records"))
+
+    def settle(*options):
+        status = settlement.main([*OPTIONS, *folders, *options])
+        records = [json.loads(file.read_text()) for file in (tmp_path / "records").iterdir()]
+        return status, {record["settings"]["preset"]: record for record in records}
+
+    return settle
+
+
+def test_the_command_records_each_preset(settle, capsys):
+    status, records = settle("--presets", "digits", "--seeds", "3")
+    assert status == 0
+    assert [run["seed"] for run in records["digits"]["runs"]] == [3]
     assert "digits: test_acc" in capsys.readouterr().out
+
+
+def test_the_first_seed_of_every_preset_comes_before_the_second_of_any(settle, monkeypatch, capsys):
+    monkeypatch.setitem(PRESETS, "other", PRESETS["digits"].replace(mlp_dim=8))
+    _, records = settle("--presets", "digits", "other", "--seeds", "0", "1")
+    said = [line.split(" (")[1] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["seeds: 0)", "seeds: 0)", "seeds: 0, 1)", "seeds: 0, 1)"]
+    assert {preset: len(record["runs"]) for preset, record in records.items()} == {"digits": 2, "other": 2}
+
+
+def test_at_the_deadline_all_is_kept_and_the_same_command_goes_on(settle, capsys):
+    status, records = settle("--presets", "digits", "--seeds", "0", "--deadline", "0")
+    assert (status, records) == (0, {})
+    assert "stopped after step 0 of digits, seed 0: to go on, give the same command again" in capsys.readouterr().out
+    status, records = settle("--presets", "digits", "--seeds", "0")
+    assert (status, len(records["digits"]["runs"])) == (0, 1)
+
+
+def test_a_run_that_is_stopped_is_recorded_as_what_it_is_unless_others_came_further(data, tmp_path):
+    now = iter([False, True])  # at the start, after the first epoch
+    found = Settlement("digits", data, None, tmp_path, stop=lambda: next(now))
+    with pytest.raises(Stopped):
+        found.train("digits", 0)
+    assert (found.record("digits")["epochs"], len(found.record("digits")["runs"])) == (1, 1)
+    found.how = dict(stop_after=2)
+    found.train("digits", 1)
+    assert [run["seed"] for run in found.record("digits")["runs"]] == [1]
 
 
 def test_the_table_has_a_row_for_each_record(record):
