@@ -40,16 +40,14 @@ def plan(config: ViTConfig, **changes: object) -> Recipe:
 
 
 def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
-    """Nothing, flips, crops, mixup, CutMix, and either of the two: one at a time."""
-    sides = candidate, reference
-    return (
-        *_as_they_are(*sides, config),
-        *_flips(*sides, config),
-        *_crops(*sides, config),
-        *_mixed("mixup", *sides, config, plan(config, mixup=1.0)),
-        *_mixed("CutMix", *sides, config, plan(config, cutmix=1.0)),
-        *_either(*sides, config),
-    )
+    """Nothing, flips, crops, mixup, CutMix, either of the two: one at a time, until one differs."""
+    checks = (_as_they_are, _flips, _crops, _mixup, _cutmix, _either)
+    diffs: list[Diff] = []
+    for check in checks:
+        diffs += check(candidate, reference, config)
+        if not all(diff.passes for diff in diffs):
+            break  # the next would say it again: draws that never change never change anywhere
+    return tuple(diffs)
 
 
 def _noise(count: int, config: ViTConfig) -> np.ndarray:
@@ -185,6 +183,14 @@ def _mixed(name: str, candidate: TrainableSide, reference: TrainableSide, config
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
         Diff(f"{name}, own share", "alone", distance, None, power.distance_allowed(MIXED_STEPS, MIXED_STEPS, LEVEL)),
     ]
+
+
+def _mixup(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    return _mixed("mixup", candidate, reference, config, plan(config, mixup=1.0))
+
+
+def _cutmix(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    return _mixed("CutMix", candidate, reference, config, plan(config, cutmix=1.0))
 
 
 def _either(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:

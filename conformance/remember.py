@@ -8,7 +8,7 @@ import numpy as np
 # Costly, and the same whenever given the same.
 REPLAYED = (
     *("taps", "gradients", "train", "initial", "drawn", "crops"),
-    *("augment", "noisy_losses", "averages", "evaluate"),
+    *("noisy_losses", "averages", "evaluate"),
 )
 
 

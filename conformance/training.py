@@ -169,16 +169,17 @@ def half_clipped(
 ) -> Recipe:
     """The plan with a norm to clip at that about half of its steps reach: the median of the reference's own, unclipped.
 
-    To two digits: a recipe is compiled for, and replays that differ a little should not need another. Adam's epsilon
-    grows with it: some gradients are zero but for rounding (of key biases, whose effect softmax cancels), and Adam
-    would blow that up (measured: a float64 error of 4.4e-12 for the article's model).
+    Of those that are finite, as a reference with a fault in it may run away; and to two digits, as a recipe is compiled
+    for, and replays that differ a little should not need another. Adam's epsilon grows with the norm: some gradients
+    are zero but for rounding (of key biases, whose effect softmax cancels), and Adam would blow that up (measured: a
+    float64 error of 4.4e-12 for the article's model).
     """
     _, after = reference.train(weights, batches, labels, FALLING)
     norms = []
     for before, now in itertools.pairwise([weights, *after]):
         moved = np.sqrt(sum(float(((before[leaf] - now[leaf]) ** 2).sum()) for leaf in now))
         norms.append(moved / FALLING.learning_rate)
-    norm = float(f"{np.median(norms):.2g}")
+    norm = float(f"{np.median([norm for norm in norms if np.isfinite(norm)]):.2g}")
     return plan.replace(clip_norm=norm, epsilon=plan.epsilon * norm)
 
 
