@@ -35,6 +35,7 @@ HABITATS: dict[str, ViTConfig] = {
         mlp_dim=64,
         num_layers=8,
         num_heads=2,
+        norm_epsilon=1e-5,
         activation="gelu_tanh",
         attention_dropout_on="output",
     ),

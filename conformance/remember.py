@@ -1,6 +1,9 @@
 """A side whose costly answers are kept: under every hypothesis, a diagnosis asks much of the same."""
 
+import functools
 import hashlib
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,20 +19,22 @@ class Remembered:
     """A side whose costly answers are kept: asked the same again, it does not compute.
 
     Of more than `most` answers, those not asked for the longest are forgotten: each takes as much memory as the taps of
-    a whole model.
+    a whole model. One call at a time, as a model holds its weights while it computes: where a reference is compared
+    with itself, two threads ask the same side.
     """
 
     def __init__(self, side: Any, most: int | None = None) -> None:
         self.side, self.most = side, most
         self.answers: dict[bytes, Any] = {}  # the last asked for last
+        self.lock = threading.RLock()
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.side, name)
-        if name not in REPLAYED:
-            return method
+        return functools.partial(self._ask, name, method) if callable(method) else method
 
-        def ask(*arguments: Any, **named: Any) -> Any:
-            if named.get("draw") is not None:  # which also counts what it is asked
+    def _ask(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        with self.lock:
+            if name not in REPLAYED or named.get("draw") is not None:  # a draw also counts what it is asked
                 return method(*arguments, **named)
             key = _digest((name, arguments, named))
             answer = self.answers.pop(key) if key in self.answers else method(*arguments, **named)
@@ -37,8 +42,6 @@ class Remembered:
             if self.most is not None and len(self.answers) > self.most:
                 del self.answers[next(iter(self.answers))]
             return answer
-
-        return ask
 
 
 def _digest(value: Any) -> bytes:

@@ -122,8 +122,9 @@ def ruined(diff: Diff, sound: Diff | None) -> bool:
     A rung bounds the target's error by so many times the reference's. Here the same factor bounds the reference's error
     by the target's; what a sound side is granted, both are. A hypothesis is true or false at its worst comparison.
     Measured there, both ways, in multiples of the bound: at most 0.80 for the ten known faults of a single pass (it is
-    the fast variance), at least 2.4 for 44 false hypotheses: those faults taken for each other, and ten others written
-    as code (tests/unit/rounding.py). The envelope of float32 training has a prediction interval in the factor's place.
+    the fast variance), at least 2.4 for 44 false hypotheses: those faults taken for each other, and ten others,
+    written as code (tests/unit/rounding.py). The envelope of float32 training has a prediction interval in the factor's
+    place.
     """
     if diff.reference_error is None:
         return False

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 from rounding import ROUND_BACKWARD, ROUND_FORWARD, coded
 
@@ -12,10 +11,8 @@ from conformance.diagnose import diagnose
 from conformance.faults import Fault, planted
 from conformance.flax_side import FlaxSide
 from conformance.mutation import kill, pair_named, remembering, sound
-from conformance.remember import Remembered
 from conformance.replay import Replays, cleared, ruined, spoils
 from conformance.rungs import BY_NAME
-from conformance.sides import Masks
 from conformance.torch_side import Twin
 from reference.model import ACTIVATIONS
 
@@ -225,22 +222,6 @@ def test_a_comparison_of_another_name_is_cleared_only_if_all_that_came_instead_h
     base = by_key(constant=1.0, head=1.0)
     assert cleared(base, by_key(distribution=0.0, head=1.0)) == (("constant", "alone"),)
     assert cleared(base, by_key(distribution=1.0, head=1.0)) == ()
-
-
-# Memory
-
-
-def test_a_remembered_answer_is_given_to_the_same_question_only(ground):
-    side = Remembered(FlaxSide(ground.config))
-    first = side.taps(ground.weights, ground.images)
-
-    assert side.taps(ground.weights, ground.images) is first
-    assert side.taps(ground.weights, ground.images, given=first) is not first
-    assert side.taps(ground.weights | {"head/bias": ground.weights["head/bias"] + 1}, ground.images) is not first
-    assert side.taps(ground.weights, ground.images.astype(np.float64))["logits"].dtype == np.float64
-    masks = Masks(0)
-    side.taps(ground.weights, ground.images, draw=masks)
-    assert side.taps(ground.weights, ground.images, draw=masks) is not first
 
 
 def test_a_fault_is_killed_alike_where_the_reference_remembers(ground):

@@ -1,0 +1,61 @@
+"""A side that remembers its answers gives them to the same question only, and answers one at a time."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from conformance.flax_side import FlaxSide
+from conformance.mutation import sound
+from conformance.remember import Remembered
+from conformance.sides import Masks
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return sound()
+
+
+def test_a_remembered_answer_is_given_to_the_same_question_only(ground):
+    side = Remembered(FlaxSide(ground.config))
+    first = side.taps(ground.weights, ground.images)
+
+    assert side.taps(ground.weights, ground.images) is first
+    assert side.taps(ground.weights, ground.images, given=first) is not first
+    assert side.taps(ground.weights | {"head/bias": ground.weights["head/bias"] + 1}, ground.images) is not first
+    assert side.taps(ground.weights, ground.images.astype(np.float64))["logits"].dtype == np.float64
+    masks = Masks(0)
+    side.taps(ground.weights, ground.images, draw=masks)
+    assert side.taps(ground.weights, ground.images, draw=masks) is not first
+
+
+class Holding:
+    """A model that holds what it was given while it computes, as one in PyTorch holds its weights."""
+
+    asked = 0
+
+    def taps(self, weights, images):
+        self.asked += 1
+        self.held = weights
+        time.sleep(0.01)
+        return self.held + images
+
+
+def test_two_threads_may_ask_the_same_side():
+    def asked(side):
+        with ThreadPoolExecutor() as threads:
+            return list(threads.map(side.taps, range(8), [100] * 8))
+
+    assert asked(Remembered(Holding())) == list(range(100, 108))
+    assert asked(Holding()) != list(range(100, 108))
+
+
+def test_what_was_not_asked_for_the_longest_is_forgotten():
+    side = Remembered(Holding(), most=2)
+
+    for weights in (1, 2, 1, 3, 1):  # the third of them is remembered, and so is the fifth
+        assert side.taps(weights, 100) == weights + 100
+    assert side.side.asked == 3
+    assert side.taps(2, 100) == 102
+    assert side.side.asked == 4
