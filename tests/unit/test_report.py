@@ -223,6 +223,7 @@ def test_the_page_says_what_was_not_run_what_failed_elsewhere_and_each_cases_wor
     page = report.html(failed)
 
     assert "1 of 26 planned rungs" in page
+    assert '<li class="muted">loss: not run</li>' in page
     assert "tests/test_x.py::test_&lt;y&gt;" in page
     assert '<span class="word passed">the same</span>' in page
     assert '<span class="word unverified">incomplete</span>' in page

@@ -1,4 +1,4 @@
-"""Ports that round or go back otherwise: for each known fault of precision and of gradients, one that has it in code."""
+"""Ports that round or go back otherwise: for each known fault of precision and gradients, one that has it in code."""
 
 import functools
 import math

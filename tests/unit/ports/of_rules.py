@@ -77,7 +77,7 @@ LOSS: dict[str, Target] = {
 }
 for count in (2, 4, 8):
     LOSS[f"mean of {count} devices' means"] = loss(
-        lambda z, y, mask, smoothing, mean=by_devices(count): mean(losses(z, y, smoothing), mask)
+        lambda z, y, mask, smoothing, count=count: by_devices(count)(losses(z, y, smoothing), mask)
     )
     LOSS[f"accuracy a mean of {count} means"] = accuracy(by_devices(count))
 
