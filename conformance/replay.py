@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from conformance import tolerances
 from conformance.compare import Diff
 from conformance.faults import Fault, planted
+from conformance.guard import Guarded
 from conformance.remember import Remembered
 from conformance.rungs import Ground, Rung, Target
 
@@ -58,7 +59,7 @@ class Replays:
 
 def _built_and_remembered(build: Target) -> Target:
     """A side for each config, that remembers what it answered."""
-    return _built_once(lambda config: Remembered(build(config), most=ANSWERS_KEPT))
+    return _built_once(lambda config: Remembered(Guarded(build(config)), most=ANSWERS_KEPT))
 
 
 def _built_once(build: Target) -> Target:

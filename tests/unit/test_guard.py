@@ -11,6 +11,7 @@ from conformance.compare import causes_first
 from conformance.flax_side import FlaxSide
 from conformance.guard import Guarded
 from conformance.ladder import Ladder
+from conformance.replay import Replays
 from conformance.rungs import BY_NAME
 from conformance.sides import Gradients, can
 
@@ -132,6 +133,13 @@ def test_a_sound_target_that_writes_into_its_copy_is_only_known_to_have_written(
     assert all(diff.passes for diff in diffs)
     assert ground.candidate.changed == ["taps wrote into images"]
     assert ground.reference.changed == []
+
+
+def test_what_is_remembered_of_a_target_with_one_buffer_is_what_it_answered():
+    ground = Ladder(OneBuffer, name="target", cases=[CASE]).ground(CASE)
+    replays = Replays(ground, BY_NAME["float64"])
+    again = replays.under(())
+    assert [diff.error for diff in again.values()] == [diff.error for diff in replays.sound.values()]
 
 
 class Stub:
