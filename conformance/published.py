@@ -68,8 +68,9 @@ GIVEN = {
 
 def let_through(ground: Ground) -> list[dict[str, Any]]:
     """For each published gate: how many of the faults of its kind it was given, and those it passed as equal."""
+    faults = [fault for fault in FAULTS if fault.applies(ground.config) and _in_reach(fault)]
     outputs = {
-        what: {f.name: _outputs(ground, f, what) for f in FAULTS if f.rung == rung and _in_reach(f)}
+        what: {fault.name: _outputs(ground, fault, what) for fault in faults if fault.rung == rung}
         for what, rung in GIVEN.items()
     }
     rows = []
