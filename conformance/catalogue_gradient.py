@@ -6,6 +6,7 @@ import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
 from conformance.retrain import Trained, retrained
+from conformance.rounding import to_bits
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -21,14 +22,8 @@ def gradient_times(factor: float) -> dict[str, Around]:
     )
 
 
-def to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """Rounded to eight significant bits; the dtype stays."""
-    mantissa, exponent = np.frexp(x)
-    return np.ldexp(np.round(mantissa * 2**8) / 2**8, exponent).astype(x.dtype)
-
-
 def all_to_bfloat16(gradients: Weights) -> Weights:
-    return {leaf: to_bfloat16(g) for leaf, g in gradients.items()}
+    return {leaf: to_bits(g, 8) for leaf, g in gradients.items()}
 
 
 def narrow_gradients(only: type) -> dict[str, Around]:
@@ -37,7 +32,7 @@ def narrow_gradients(only: type) -> dict[str, Around]:
     def around(
         method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe
     ) -> Trained:
-        if images.dtype != only or recipe.optimizer != "adamw":
+        if images.dtype != only:
             return method(weights, images, labels, recipe)
         return retrained(all_to_bfloat16, method, weights, images, labels, recipe)
 
@@ -61,7 +56,7 @@ GRADIENT = (
     Fault(
         name="gradients kept in bfloat16",
         rung="trajectory",
-        place="step 02/parameters",
+        place="plain SGD, step 01/parameters",
         seen="gradients of a model cast as a whole",
         around=narrow_gradients(np.float64),
     ),

@@ -47,7 +47,7 @@ def measured_in(precision: str) -> tuple[str, ...]:
 
 def margins(ground: Ground, precision: str, exposures: Sequence[str] | None = None) -> list[Margin]:
     """Of every forward gate in one precision, on each of the inputs."""
-    faults = [fault for fault in FAULTS if fault.rung == "float64" and fault.applies(ground.config)]
+    faults = [f for f in FAULTS if f.rung == "float64" and f.applies(ground.config) and not f.float32_inside]
     found = []
     for exposure in measured_in(precision) if exposures is None else exposures:
         seen = {fault: _severity(fault, ground, exposure, precision) for fault in faults}

@@ -1,7 +1,7 @@
 """A training step rebuilt from a side's own gradients, so that a fault can stand between the gradient and the update.
 
 Faults change what goes into a method or comes out of it. What happens to a gradient inside `train` does neither, so
-the side is asked for the gradient alone, and clipping, AdamW and the schedule follow here in NumPy.
+the side is asked for the gradient alone, and clipping, the optimizer and the schedule follow here in NumPy.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ def retrained(
     labels: np.ndarray,
     recipe: Recipe,
 ) -> Trained:
-    """What `method`, a side's `train`, returns for AdamW, each gradient changed before it is clipped."""
+    """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped."""
     moments = Moments(recipe)
     losses, after = [], []
     for step in range(len(images)):
@@ -66,7 +66,7 @@ def clipped(gradients: Weights, recipe: Recipe) -> Weights:
 
 @dataclasses.dataclass
 class Moments:
-    """AdamW's running averages of the gradient and of its square (arXiv:1711.05101, algorithm 2)."""
+    """AdamW's running averages of the gradient and of its square (arXiv:1711.05101, algorithm 2), or SGD's momentum."""
 
     recipe: Recipe
     first: Weights = dataclasses.field(default_factory=dict)
@@ -75,6 +75,9 @@ class Moments:
     def updated(self, weights: Weights, gradients: Weights, step: int) -> Weights:
         """The weights after the update of a step, counted from 0."""
         r, rate, after = self.recipe, learning_rate(self.recipe, step), {}
+        if r.optimizer == "sgd":
+            self.first = {leaf: r.momentum * self.first.get(leaf, 0.0) + g for leaf, g in gradients.items()}
+            return {leaf: (weights[leaf] - rate * g).astype(g.dtype) for leaf, g in self.first.items()}
         for leaf, g in gradients.items():
             first = r.momentum * self.first.get(leaf, 0.0) + (1 - r.momentum) * g
             second = r.beta2 * self.second.get(leaf, 0.0) + (1 - r.beta2) * g**2
@@ -88,9 +91,11 @@ class Moments:
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up from zero, then half a cosine down to zero; an epoch is one step."""
+    """Linear warm-up from zero, then constant or half a cosine down to zero; an epoch is one step."""
     warmup = round(recipe.warmup_epochs)
     if step < warmup:
         return recipe.learning_rate * step / warmup
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
     share = (step - warmup) / (recipe.epochs - warmup)
     return recipe.learning_rate * (1 + math.cos(math.pi * share)) / 2

@@ -66,7 +66,7 @@ def test_every_rung_has_a_fault_that_trips_it(ground):
 
 def test_every_part_of_the_model_has_a_fault_that_begins_there():
     parts = {fault.first_place(CONFIG).rsplit("/", 1)[-1] for fault in FAULTS if fault.rung == "float64"}
-    assert parts == {"patches", "embedding", "attention", "mlp", "00", "norm", "logits"}
+    assert parts == {"patches", "embedding", "attention", "middle", "mlp", "00", "norm", "logits"}
 
 
 def test_a_softmax_in_bfloat16_is_caught_where_there_are_tokens_enough(pytestconfig, monkeypatch):

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -70,16 +69,13 @@ def positions_by_column(model: nn.Module) -> None:
 # Attention
 
 
-SOFTMAX = partial(torch.softmax, dim=-1)
-
-
 def attention(
     *,
     split: str = "(h k)",
     scale: Callable[[Attention, int], float] = lambda self, head_dim: 1 / math.sqrt(head_dim),
     query_key: Callable[[Tensor], Tensor] = lambda x: x,
     scores: Callable[[Tensor], Tensor] = lambda x: x,
-    softmax: Callable[[Tensor], Tensor] = SOFTMAX,
+    softmax: Callable[[Tensor], Tensor] = lambda x: x.softmax(dim=-1),
 ) -> Target:
     def forward(self: Attention, x: Tensor) -> Tensor:
         heads = self.config.num_heads

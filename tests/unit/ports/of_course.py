@@ -11,7 +11,7 @@ from conformance.precision import from_torch, to_torch
 from conformance.rungs import Target
 from conformance.torch_side import Twin
 from reference import train
-from tests.unit.ports.port import doing
+from tests.unit.ports.port import doing, loaded
 
 Array = np.ndarray
 sound = Twin.train
@@ -72,6 +72,15 @@ def clipped_late(self: Any, weights: Any, images: Array, labels: Array, recipe: 
     return np.array(losses), after
 
 
+def gradients(change: Callable[[torch.Tensor], torch.Tensor]) -> Target:
+    """What the backward pass leaves in each parameter is changed before anything is done with it."""
+    return loaded(lambda model: [leaf.register_hook(change) for leaf in model.parameters()])
+
+
+def kept_in_bfloat16(dtype: torch.dtype) -> Target:
+    return gradients(lambda g: g.bfloat16().to(dtype) if g.dtype == dtype else g)
+
+
 COURSE: dict[str, Target] = {
     "optimizer forgotten half-way": doing(train=resumed),
     "batches in another order": in_order(lambda numbers: [0, 2, 1, *numbers[3:]]),
@@ -79,4 +88,9 @@ COURSE: dict[str, Target] = {
     "a rate of 1.01 times": doing(train=faster),
     "not clipped in training": doing(train=clipped_late),
     "master weights from bfloat16": doing(train=from_bfloat16),
+    "gradients summed over micro-batches": gradients(lambda g: 4 * g),
+    "loss scale never undone": gradients(lambda g: 1024 * g),
+    "gradients doubled": gradients(lambda g: 2 * g),
+    "gradients kept in bfloat16": kept_in_bfloat16(torch.float64),
+    "float32 training's gradients in bfloat16": kept_in_bfloat16(torch.float32),
 }

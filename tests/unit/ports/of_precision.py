@@ -1,4 +1,4 @@
-"""Ports that round or go back otherwise: for each known fault of precision and gradients, one that has it in code."""
+"""For each known fault of precision and of gradients, a port that has it in its code."""
 
 import functools
 import math

@@ -52,6 +52,10 @@ def by_devices(count: int) -> Callable[[Tensor, Tensor], Tensor]:
     return mean
 
 
+def loss_by_devices(count: int) -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
+    return lambda z, y, mask, smoothing: by_devices(count)(losses(z, y, smoothing), mask)
+
+
 def accuracy(mean: Callable[[Tensor, Tensor], Tensor], first: int = 0) -> Target:
     def method(self: Any, logits: Any, labels: Any, mask: Any) -> float:
         hits = torch.tensor(logits).argmax(dim=-1) + first == torch.tensor(labels)
@@ -76,9 +80,7 @@ LOSS: dict[str, Target] = {
     "accuracy off by a class": doing(accuracy=wrong_labels),
 }
 for count in (2, 4, 8):
-    LOSS[f"mean of {count} devices' means"] = loss(
-        lambda z, y, mask, smoothing, count=count: by_devices(count)(losses(z, y, smoothing), mask)
-    )
+    LOSS[f"mean of {count} devices' means"] = loss(loss_by_devices(count))
     LOSS[f"accuracy a mean of {count} means"] = accuracy(by_devices(count))
 
 
