@@ -7,7 +7,7 @@ from conformance.mutation import sound
 from conformance.retrain import one_gradient, retrained
 from conformance.tolerances import FLOAT64
 from conformance.torch_side import Twin
-from conformance.training import PLAN, training_batches
+from conformance.training import PLAIN, PLAN, training_batches
 from vit_flax.config import preset
 
 CONFIG = preset("digits").replace(num_layers=1)
@@ -21,9 +21,13 @@ def largest(a, b):
     return max(float(np.abs(a[name] - b[name]).max()) for name in b)
 
 
-@pytest.mark.parametrize("clip_norm", [None, 1.0, 6.0])
-def test_nothing_changed_is_the_sides_own_training(clip_norm):
-    train, plan = Twin(CONFIG, "cpu").train, SHORT.replace(clip_norm=clip_norm)
+PLANS = {f"clipped at {norm}": SHORT.replace(clip_norm=norm) for norm in (None, 1.0, 6.0)}
+PLANS |= {"plain SGD": PLAIN, "momentum": PLAIN.replace(momentum=0.9)}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_nothing_changed_is_the_sides_own_training(name):
+    train, plan = Twin(CONFIG, "cpu").train, PLANS[name]
 
     losses, after = retrained(lambda gradients: gradients, train, WIDE, IMAGES, LABELS, plan)
 
