@@ -1,7 +1,8 @@
 """Train runs whose process is killed again and again: `python -m tests.unit.killing FOLDER KILLS SEED OPTION...`.
 
 OPTIONs are those of `vit-flax train`. Runs are kept as FOLDER/0 and so on, all complete but the last; the last one is
-completed, too. Prints how often it killed, by how: at any moment, inside a save, or before a file operation.
+completed, too. Prints how often it killed, by how: at any moment, inside a save, or before a file operation; and how
+often it sent SIGINT and SIGTERM, at any moment.
 
 Each training is a fork of this process, which has imported everything and not yet started JAX.
 """
@@ -16,9 +17,17 @@ import time
 from pathlib import Path
 
 from tests.unit.power_loss import OPERATIONS
+from vit_flax import commands, train  # noqa: F401 (which `main` would import in each fork)
 from vit_flax.cli import main
 from vit_flax.config import PRESETS
 
+HOW = {
+    "moment": signal.SIGKILL,
+    "save": signal.SIGKILL,
+    "operation": signal.SIGKILL,
+    "interrupt": signal.SIGINT,
+    "terminate": signal.SIGTERM,
+}
 MOST_SECONDS = 300  # that one training may take
 
 
@@ -32,6 +41,7 @@ def start(out, options, die_before=None):
     log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 2)
     PRESETS["digits"] = PRESETS["digits"].replace(num_layers=1)
+    train.STEPS_PER_CALL = 2  # so that an epoch has several calls
     if die_before is not None:
         die_before_operation(die_before)
     os._exit(main(["train", *options, "--out", str(out), *resume]))
@@ -68,9 +78,10 @@ def wait_for(pid, condition):
     return status
 
 
-def kill(pid):
+def end(pid, number):
+    """Send a signal, and wait for the exit status."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
 
@@ -96,24 +107,25 @@ def kill_once(how, out, options, rng):
         time.sleep(rng.uniform(0, 0.05))
     else:
         time.sleep(rng.uniform(0, 1))
-    return kill(pid), inside_a_save(out)
+    return end(pid, HOW[how]), inside_a_save(out)
 
 
 def run(folder, kills, seed, options):
     rng = random.Random(seed)
-    counts = {"moment": 0, "save": 0, "operation": 0, "inside": 0, "complete": 0}
+    counts = dict.fromkeys(HOW, 0) | {"inside a save": 0, "complete": 0}
     number = 0
-    while sum(counts[how] for how in ("moment", "save", "operation")) < kills:
-        how = rng.choice(("moment", "save", "operation"))
+    while sum(counts[how] for how in HOW) < kills:
+        how = rng.choice(list(HOW))
         out = folder / str(number)
         status, inside = kill_once(how, out, options, rng)
         if status == 0:
             number += 1
             counts["complete"] += 1
             continue
-        assert status == -signal.SIGKILL, f"{how}: exit status {status}, see {out.with_suffix('.log')}"
+        expected = -HOW[how] if HOW[how] == signal.SIGKILL else 128 + HOW[how]
+        assert status == expected, f"{how}: exit status {status}, see {out.with_suffix('.log')}"
         counts[how] += 1
-        counts["inside"] += inside
+        counts["inside a save"] += inside and HOW[how] == signal.SIGKILL
     status = wait_for(start(folder / str(number), options), lambda: False)
     assert status == 0, f"the last one: exit status {status}"
     return counts
