@@ -1,5 +1,6 @@
 """The training code's own slips, made in `vit_flax` itself, are seen by the rungs; sound code passes them."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from conformance.catalogue import AROUND
 from conformance.compare import causes_first
+from conformance.diagnose import diagnose
 from conformance.flax_side import FlaxSide, _idle_state, _step_inputs, _train_step
 from conformance.loop import EXAMPLES, compare_epochs
 from conformance.mutation import sound
@@ -116,6 +118,19 @@ def test_an_epoch_without_a_batch_is_told_in_words():
 
     (diff,) = compare_epochs(Idle(CONFIG), Twin(CONFIG, "cpu"))
     assert diff.problem == "an epoch without a batch"
+
+
+def test_draws_that_change_from_run_to_run_are_seen_and_have_no_known_cause():
+    class Unsteady(FlaxSide):
+        runs = 0
+
+        def noisy_losses(self, weights, images, labels, seed, recipe):
+            self.runs += 1
+            return super().noisy_losses(weights, images, labels, seed + 10 * self.runs, recipe)
+
+    unsteady = dataclasses.replace(ground(), target=functools.cache(Unsteady))
+    assert [diff.tap for diff in causes_first(BY_NAME["noise"].climb(unsteady))] == ["steps that differ when run again"]
+    assert not diagnose(unsteady, BY_NAME["noise"]).causes
 
 
 def test_numbers_that_are_no_examples_are_counted():
