@@ -10,7 +10,7 @@ import sysconfig
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent.parent
 OURS = tuple(f"{PACKAGE / name}{os.sep}" for name in ("conformance", "vit_flax", "reference"))
 INSTALLED = tuple({*site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("purelib")})
+ANSWER_ARRAYS = ("taps", "held", "drawn", "initial", "clip")  # by name
 STDLIB = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
 
 
-class CannotBuild(Exception):
-    """The factory refused the config, which is its right: a declaration, not a failure."""
+class CannotBuild(ValueError):
+    """The factory refused the config, which is its right: a declaration, not a failure. As `ValueError` it came."""
 
 
 class CannotRun(Exception):
@@ -68,7 +69,9 @@ class Asked:
             raise
         except BaseException as error:
             raise _told(error) from error
-        return functools.partial(_ask, value, self._unanswered) if callable(value) else value
+        if not callable(value):
+            return value
+        return functools.partial(_ask, _checked(name, value) if name in ANSWER_ARRAYS else value, self._unanswered)
 
 
 def asked(target: "Target", unanswered: set[object]) -> "Target":
@@ -83,6 +86,21 @@ def asked(target: "Target", unanswered: set[object]) -> "Target":
             raise
 
     return build
+
+
+def _checked(name: str, method: Any) -> Any:
+    """The method, held to its contract: judging would stumble over anything else, and we would blame ourselves."""
+
+    def ask(*arguments: Any, **named: Any) -> Any:
+        answer = method(*arguments, **named)
+        if not isinstance(answer, Mapping):
+            raise TypeError(f"{name} returned {type(answer).__name__}, not a dict of arrays")
+        for key, value in answer.items():
+            if not isinstance(key, str) or not hasattr(value, "dtype"):
+                raise TypeError(f"{name} returned {type(value).__name__} as {key!r}, not an array under a name")
+        return answer
+
+    return ask
 
 
 def _ask(function: Any, unanswered: set[object], *arguments: Any, **named: Any) -> Any:
@@ -116,6 +134,7 @@ def _users_frame(error: BaseException) -> traceback.FrameSummary | None:
     Where there is neither, as in `vit_flax` itself, the last line of all.
     """
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    frames = [frame for frame in frames if frame.filename != __file__]  # where it was asked, not where it went wrong
     users, installed = [], []
     for frame in frames:
         if frame.filename.startswith(OURS):

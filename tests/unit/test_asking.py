@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 
+import numpy as np
 import pytest
 
 from conformance.asking import CannotBuild, CannotRun, Crash, Late, asked, no_exit, warnings_stay_warnings, within
@@ -34,7 +35,8 @@ def raising(error):
 
 
 def test_an_answer_is_handed_on_and_what_a_side_lacks_it_lacks():
-    assert ask(lambda: 3) == 3
+    answer = {"logits": np.zeros(2)}
+    assert ask(lambda: answer) is answer
     assert not hasattr(asked(lambda config: Side(None), set())(None), "gradients")
 
 
@@ -75,6 +77,17 @@ def test_a_factory_that_refuses_a_config_declares_and_one_that_raises_crashes():
         build(ValueError("square images only"))(None)
     with pytest.raises(Crash, match="no such kernel"):
         build(RuntimeError("no such kernel"))(None)
+
+
+ANSWERS = (None, [1.0], {"logits": [1.0]}, {7: np.zeros(2)})
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=repr)
+def test_an_answer_that_is_no_dict_of_arrays_is_the_targets_crash(answer):
+    with pytest.raises(Crash, match=r"TypeError: taps returned \w+") as crash:
+        ask(lambda: answer)
+
+    assert "asking.py" not in str(crash.value)
 
 
 def test_control_c_is_nobodys_crash():
@@ -191,7 +204,7 @@ def test_what_is_done_in_time_is_left_alone():
 
 def test_what_has_not_been_answered_is_known_while_it_is_asked():
     unanswered, during = set(), []
-    side = asked(lambda config: Side(lambda: during.append(len(unanswered))), unanswered)(None)
+    side = asked(lambda config: Side(lambda: during.append(len(unanswered)) or {}), unanswered)(None)
 
     side.taps()
 
