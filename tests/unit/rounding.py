@@ -163,3 +163,4 @@ ROUND_BACKWARD = {
     "softmax's backward pass in bfloat16": lambda model: replace_softmax(model, BackwardInBfloat16.apply),
     "gradients summed in bfloat16": gradients_summed_in_bfloat16,
 }
+ROUND_TRAINING = {"gradients summed in bfloat16": gradients_summed_in_bfloat16}

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from rounding import ROUND_BACKWARD, ROUND_FORWARD, coded
+from rounding import ROUND_BACKWARD, ROUND_FORWARD, ROUND_TRAINING, coded
 
 from conformance.catalogue import fault_named
 from conformance.compare import Diff
@@ -167,8 +167,8 @@ class Counted:
 
 @pytest.mark.parametrize(
     ("rung", "changes"),
-    (("float32", ROUND_FORWARD), ("gradients float32", ROUND_BACKWARD)),
-    ids=("forward", "backward"),
+    (("float32", ROUND_FORWARD), ("gradients float32", ROUND_BACKWARD), ("trajectory float32", ROUND_TRAINING)),
+    ids=("forward", "backward", "training"),
 )
 def test_rounding_that_is_in_no_catalogue_is_given_no_name(rung, changes, ground):
     for change in changes.values():
