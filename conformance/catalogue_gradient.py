@@ -63,7 +63,7 @@ GRADIENT = (
     Fault(
         name="float32 training's gradients in bfloat16",
         rung="trajectory float32",
-        place="step 03/loss",
+        place="step */loss",
         seen="gradients of a model cast as a whole",
         around=narrow_gradients(np.float32),
     ),

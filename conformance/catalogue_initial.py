@@ -69,7 +69,7 @@ def one_key(method: Around, config: ViTConfig, seed: int) -> Weights:
     return weights
 
 
-of_kernels = partial(Fault, rung="initialisation", place="{kernel}, distribution")
+of_kernels = partial(Fault, rung="initialisation", place="{kernel}, *")
 
 INITIAL = (
     Fault(

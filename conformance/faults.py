@@ -8,6 +8,7 @@ so it can be planted in any implementation: dropping a bias and zeroing it are t
 import dataclasses
 import functools
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ class Fault:
         """Where it must be caught on a ViT of this config.
 
         In `place`, `{last}` stands for the number of the last layer, `{leaf}`, `{kernel}` and `{scale}` for the first
-        leaf, kernel and norm's scale in data order, `{last_scale}` for the last of the scales.
+        leaf, kernel and norm's scale in data order, `{last_scale}` for the last of the scales. `*` stands for what
+        chance decides: which of several statistics of a leaf exceeds its limit first, or after how many steps.
         """
         leaves = in_data_order(canonical_shapes(config))
         kernels, scales = ([leaf for leaf in leaves if leaf.endswith(kind)] for kind in ("/kernel", "/scale"))
@@ -63,6 +65,11 @@ class Fault:
         from conformance.catalogue import fault_named  # which is made of faults
 
         return fault_named, (self.name,)
+
+
+def is_at(place: str | None, expected: str) -> bool:
+    """Whether a fault that is expected there was caught there."""
+    return place is not None and fnmatchcase(place, expected)
 
 
 class Planted:

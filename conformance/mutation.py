@@ -13,7 +13,7 @@ import numpy as np
 from conformance.catalogue import FAULTS
 from conformance.compare import causes_first
 from conformance.diagnose import diagnose, diagnose_all
-from conformance.faults import Fault, planted
+from conformance.faults import Fault, is_at, planted
 from conformance.flax_side import FlaxSide
 from conformance.images import load_batch
 from conformance.remember import Remembered
@@ -61,7 +61,7 @@ class Kill:
 
     @property
     def placed(self) -> bool:
-        return (self.caught_by, self.place) == (self.fault.rung, self.expected)
+        return self.caught_by == self.fault.rung and is_at(self.place, self.expected)
 
     @property
     def diagnosed(self) -> bool:

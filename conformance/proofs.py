@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from conformance.exposure import margins
+from conformance.faults import is_at
 from conformance.mutation import HABITATS, Kill, faults_in, kill, pair_named, random_pairs, remembering, sound
 from conformance.published import let_through
 from conformance.rules import RULES
@@ -108,7 +109,7 @@ def _counts(run: Dict, **of: str) -> tuple[int, int, int, int]:
     return (
         len(own),
         sum(f["caught_by"] == f["rung"] for f in own),
-        sum((f["caught_by"], f["caught_at"]) == (f["rung"], f["place"]) for f in own),
+        sum(f["caught_by"] == f["rung"] and is_at(f["caught_at"], f["place"]) for f in own),
         sum(f["named"] == [f["name"]] for f in own),
     )
 

@@ -45,7 +45,7 @@ def test_a_fault_is_caught_at_its_place_and_named(fault, grounds, mutation):
     result = kill(fault, grounds[habitat(fault)])
 
     mutation.append(result)
-    assert (result.caught_by, result.place) == (fault.rung, result.expected)
+    assert result.placed, f"{result.caught_by}: {result.place}, expected {fault.rung}: {result.expected}"
     assert result.named == (fault.name,)
     if fault.rung == "float64":
         assert result.severity >= tolerances.FLOAT64_MARGIN

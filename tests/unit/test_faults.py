@@ -7,7 +7,7 @@ import pytest
 
 from conformance.catalogue import FAULTS, fault_named
 from conformance.compare import in_data_order
-from conformance.faults import Fault, planted
+from conformance.faults import Fault, is_at, planted
 from conformance.mutation import HABITATS, sound
 from conformance.randomness import noisy
 from conformance.sides import Masks
@@ -35,6 +35,21 @@ def test_a_place_is_a_leaf_of_the_model_it_is_asked_for(habitat):
     assert places["leaf"] == leaves[0]
     assert places["kernel"] == next(leaf for leaf in leaves if leaf.endswith("kernel"))
     assert places["last_scale"] == [leaf for leaf in leaves if leaf.endswith("scale")][-1]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected", "is_there"),
+    [
+        ("logits", "logits", True),
+        ("encoder/00/mlp", "encoder/00", False),
+        ("head/kernel, spread", "head/kernel, *", True),
+        ("step 08/loss", "step */loss", True),
+        ("step 08/parameters", "step */loss", False),
+        (None, "*", False),
+    ],
+)
+def test_a_place_is_the_expected_one_but_for_what_chance_decides(place, expected, is_there):
+    assert is_at(place, expected) == is_there
 
 
 def test_no_place_has_a_brace_left_in_it():

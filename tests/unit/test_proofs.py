@@ -8,6 +8,7 @@ import pytest
 from conformance import proofs
 from conformance.catalogue import fault_named
 from conformance.exposure import Margin, measured_in, part_of, run
+from conformance.faults import is_at
 from conformance.mutation import HABITATS, faults_in, kill, random_pairs, score, sound
 from conformance.published import PUBLISHED, cosine_above, let_through, mean_within, within
 
@@ -33,7 +34,7 @@ def test_the_newest_record_is_of_this_catalogue_and_without_survivors():
     recorded = proofs.newest()
     planted = {(fault["habitat"], fault["name"]) for fault in recorded["faults"]}
     assert planted == {(name, fault.name) for name, config in HABITATS.items() for fault in faults_in(config)}
-    assert all((f["caught_by"], f["caught_at"]) == (f["rung"], f["place"]) for f in recorded["faults"])
+    assert all(f["caught_by"] == f["rung"] and is_at(f["caught_at"], f["place"]) for f in recorded["faults"])
     assert all(f["named"] == [f["name"]] for f in recorded["faults"])
     named = [sorted(pair["planted"]) == pair["named"] for pair in recorded["pairs"]]
     assert len(named) == proofs.PAIRS
