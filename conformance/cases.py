@@ -1,6 +1,7 @@
 """What is compared with what: the references by name, and the cases of the main job."""
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -41,8 +42,9 @@ class Case:
     def subject(self) -> str:
         return REFERENCES[self.reference]
 
-    @property
+    @functools.cached_property
     def config(self) -> ViTConfig:
+        # Once: a case keeps its name, whatever is done to the presets while it is climbed.
         full = preset(self.subject)
         return full.replace(
             image_size=self.image_size or full.image_size, num_layers=self.num_layers or full.num_layers
