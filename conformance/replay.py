@@ -97,8 +97,11 @@ def worst(diffs: Iterable[Diff]) -> float:
 
 
 def exact(diff: Diff) -> bool:
-    """Both sides are held to be equal there, and no statistic or ratio is bounded."""
-    return diff.reference_error is None and diff.limit <= tolerances.FLOAT64
+    """Both sides are held to be equal there, and no statistic or ratio is bounded.
+
+    Where no error at all is allowed it may be that of a draw, as of a constant that the target draws.
+    """
+    return diff.reference_error is None and diff.limit == tolerances.FLOAT64
 
 
 def cleared(base: Diffs, replay: Diffs) -> tuple[Key, ...]:

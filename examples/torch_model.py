@@ -9,3 +9,4 @@ class TorchModel(TorchSide):
     """
 
     loss = accuracy = clip = rates = update = train = crops = pixels = None  # type: ignore[assignment]
+    epoch_rows = augment = noisy_losses = averages = evaluate = None  # type: ignore[assignment]

@@ -235,14 +235,14 @@ def test_a_sum_of_what_is_wrong_already_is_granted_both_errors():
     summation = summation_error(100, "bfloat16")
     off = np.float32(truth + summation)
     diff = measure("tap", "free", theirs, off, truth, "float32", 100, accumulates="bfloat16", summands=truth)
-    assert diff.limit == pytest.approx(ROUNDING_FACTOR * math.sqrt(2) * summation)
+    assert abs(diff.limit / (ROUNDING_FACTOR * math.sqrt(2) * summation) - 1) < FLOAT64
 
 
 @pytest.mark.parametrize(("size", "factor"), ((0.5, 1), (1, 1), (4, 4)))
 def test_a_sum_in_which_terms_cancel_is_granted_the_error_of_its_terms(size, factor):
     truth, theirs = np.ones((1, 1, 1)), np.ones((1, 1, 1), np.float32)
     diff = measure("tap", "free", theirs, theirs, truth, "float32", 100, summands=size * truth)
-    assert diff.limit == pytest.approx(factor * ROUNDING_FACTOR * summation_error(100))
+    assert abs(diff.limit / (factor * ROUNDING_FACTOR * summation_error(100)) - 1) < FLOAT64
 
 
 def test_where_everything_cancels_something_against_nothing_is_still_an_error():

@@ -70,7 +70,7 @@ def test_random_signs_show_how_large_a_sum_is_without_cancellation():
     sums = [with_random_signs({"tap": terms}, np.random.default_rng(seed))["tap"].sum() for seed in range(400)]
 
     assert terms.sum() == 0
-    assert np.sqrt(np.mean(np.square(sums))) == pytest.approx(np.sqrt(1000), rel=0.1)
+    assert 0.9 < np.sqrt(np.mean(np.square(sums)) / 1000) < 1.1
 
 
 def test_all_features_of_a_token_get_the_same_sign():

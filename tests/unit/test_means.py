@@ -36,12 +36,12 @@ def test_many_features_are_summed_in_blocks():
 
 def test_a_shift_is_in_standard_deviations_and_grows_with_the_offset():
     at_30, at_60 = (typical_shift(tokens_of_mean(mean), 0.0) for mean in (30, 60))
-    assert at_30 == pytest.approx(30 * mean_error(32), rel=0.1)
-    assert at_60 == pytest.approx(2 * at_30, rel=0.1)
+    assert 0.9 < at_30 / (30 * mean_error(32)) < 1.1
+    assert 0.9 < at_60 / (2 * at_30) < 1.1
 
 
 def test_a_constant_token_is_shifted_no_further_than_its_epsilon_lets_it():
-    assert typical_shift(np.ones((1, 4, 32)), 1e-6) == pytest.approx(1e3 * mean_error(32))
+    assert 0.999 < typical_shift(np.ones((1, 4, 32)), 1e-6) / (1e3 * mean_error(32)) < 1.001
 
 
 @each_habitat
