@@ -44,6 +44,20 @@ HABITATS: dict[str, ViTConfig] = {
     ),
 }
 CONFIG = HABITATS["oblong, in colour"]
+# Where a fault survives, or is caught and gets no name, and why. A record with any other is refused by a test.
+SURVIVES = {
+    (
+        "deep",
+        "evaluated under ImageNet's statistics",
+    ): "accuracy sees it where it changes a class: there it changes none",
+    (
+        "square, grey",
+        "float32 training's gradients in bfloat16",
+    ): "within the envelope of float32 training, by a little",
+}
+UNNAMED = {
+    ("deep", "LayerNorm's fast variance"): "of 32 features the two frameworks' own differ by 3.1, where 3 is granted",
+}
 IMAGES = 16
 
 
@@ -76,7 +90,8 @@ def faults_in(config: ViTConfig) -> list[Fault]:
 def habitat(fault: Fault) -> str:
     """The one that a fault is planted in where one must do: those of a rung take turns."""
     own = [other for other in FAULTS if other.rung == fault.rung]
-    names = [name for name, config in HABITATS.items() if fault.applies(config)]
+    unseen = SURVIVES.keys() | UNNAMED.keys()
+    names = [name for name, config in HABITATS.items() if fault.applies(config) and (name, fault.name) not in unseen]
     return names[own.index(fault) % len(names)]
 
 

@@ -13,7 +13,7 @@ import torch
 from conformance import flax_side, precision, torch_side
 from conformance.compare import MODES, Diff, causes_first, compare, in_data_order, measure, over_runs, terms
 from conformance.precision import DTYPES, from_torch, probe_matmul, rounded, to_torch
-from conformance.tolerances import FLOAT64, ROUNDING_FACTOR, summation_error
+from conformance.tolerances import FLOAT64, ROUNDING_FACTOR, UNIT_ROUNDOFF, summation_error
 from conformance.weights import random_weights
 from vit_flax.config import preset
 from vit_flax.model import ViT
@@ -235,7 +235,8 @@ def test_a_sum_of_what_is_wrong_already_is_granted_both_errors():
     summation = summation_error(100, "bfloat16")
     off = np.float32(truth + summation)
     diff = measure("tap", "free", theirs, off, truth, "float32", 100, accumulates="bfloat16", summands=truth)
-    assert abs(diff.limit / (ROUNDING_FACTOR * math.sqrt(2) * summation) - 1) < FLOAT64
+    rounding = UNIT_ROUNDOFF["float32"] / summation  # of `off`
+    assert abs(diff.limit / (ROUNDING_FACTOR * math.sqrt(2) * summation) - 1) < rounding
 
 
 @pytest.mark.parametrize(("size", "factor"), ((0.5, 1), (1, 1), (4, 4)))
