@@ -49,10 +49,10 @@ def _large_key_biases(weights: Weights, images: np.ndarray) -> Inputs:
     return {n: np.full_like(x, 300) if n.endswith("key/bias") else x for n, x in weights.items()}, images
 
 
-# In float32, attention is saturated by less: where two scores of several hundred nearly tie, their rounding decides
-# between two tokens, and the worst token of a sound side is off by a matter of luck (measured with a factor of 150: up
-# to 1.6 times the limit, 5 in 100 sound models above it). In float64 the same is up to 0.08 of the limit. The large
-# key biases leave scores untied, but cost float64 as many digits as they have (measured: a quarter of the limit).
+# Attention is saturated in float64 only. In float32, where two scores of several hundred nearly tie, their rounding
+# decides between two tokens, and the worst token of a sound side is off by a matter of luck (measured with a factor of
+# 150: 7 in 100 sound models above the limit, by up to 1.6). In float64 the same is at most 0.08 of the limit. Large key
+# biases leave scores untied; but in float64 they cost as many digits as they have (measured: a quarter of the limit).
 EXPOSURES = {
     "photographs": Exposure(lambda weights, images: (weights, images), hostile=()),
     "low-variance tokens": Exposure(_small_tokens),
