@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from conformance.precision import on_gpu, torch_device
@@ -87,6 +87,11 @@ CASES = (
     Case("torchvision:vit_b_16", num_layers=2, scope="model"),
     Case("torchvision:vit_b_32", image_size=(128, 128), num_layers=2, scope="gradients"),
 )
+
+
+def cases_for(references: Sequence[str] | None) -> list[Case]:
+    """These references, each once and whole; without any, the main job's."""
+    return [Case(name) for name in dict.fromkeys(references)] if references else list(CASES)
 
 
 def load_target(name: str) -> Callable[[ViTConfig], Any]:

@@ -156,8 +156,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         case, rung = _climbed(item)
         if case.climbs(BY_NAME[rung]):
             planned.append(item)
-            if processes.is_worker(config):
-                processes.mark(item, (str(case), rung))
     planned.sort(key=place)
     items[:] = planned + [item for item in items if item not in climbing]
     config.hook.pytest_deselected(items=[item for item in climbing if item not in planned])
@@ -200,10 +198,10 @@ class Listener:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        place = processes.place_of(report.nodeid) or getattr(report, "place", None)
         if not self.session.decides:
             return
-        report.nodeid = processes.unmarked(report.nodeid)
+        place = getattr(report, "place", None)
+        self.session.climbs |= place is not None
         if news := vars(report).pop("news", None):
             self.session.hear(processes.unpacked(news))
         if report.failed:
@@ -212,19 +210,15 @@ class Listener:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    return processes.scheduler(config, log)
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_node_collection_finished(node: Any, ids: list[str]) -> None:
-    if any(map(processes.place_of, ids)):
-        node.config.stash[SESSION].climbs = True
+    return processes.scheduler(config, log, config.stash[SESSION].case_names)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_handlecrashitem(crashitem: str, report: pytest.TestReport, sched: Any) -> None:
-    if place := processes.place_of(crashitem):
-        sched.config.stash[SESSION].process_died(place)
+    session = sched.config.stash[SESSION]
+    if place := processes.place_of(crashitem, session.case_names):
+        report.place = list(place)  # type: ignore[attr-defined]  # as every report of a climb has it
+        session.process_died(place)
 
 
 def pytest_report_teststatus(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

@@ -1,11 +1,13 @@
 """Several processes, one ladder: each case is climbed by one of them, and what it finds is told rung by rung.
 
-pytest-xdist's scheduler sees the ids of tests and nothing else, so a worker writes case and rung at the end of each id.
+pytest-xdist's scheduler sees the ids of tests and nothing else, but an id ends in those of the test's parameters, and
+the plugin itself has made the case's. (To write more into an id takes private names of pytest, which have changed.)
 """
 
 import base64
 import pickle
 import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,8 +15,6 @@ import pytest
 if TYPE_CHECKING:
     from conformance.session import News
 
-# An id ends in a test's name or in a bracket of its own: neither can be taken for this.
-SUFFIX = re.compile(r"@(?P<case>[^@:/\[\]]+)/(?P<rung>[^@:/\[\]]+)$")
 Place = tuple[str, str]  # the case's name, the rung's
 
 
@@ -22,20 +22,22 @@ def is_worker(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
-def mark(item: pytest.Item, place: Place) -> None:
-    """Write into a test's id where on the ladder it is."""
-    case, rung = place
-    item._nodeid = f"{item.nodeid}@{case}/{rung}"  # type: ignore[attr-defined]  # as pytest-xdist marks its groups
+def parameter_of(nodeid: str, names: Iterable[str]) -> str | None:
+    """Which of the names is a parameter of the test with that id, the longest if several are; None if none is.
+
+    >>> parameter_of("test_loss.py::test_rule[digits-twin-8x8-depth12-loss]", ["digits-twin-8x8-depth1", "loss"])
+    'loss'
+    """
+    found = [name for name in names if re.search(rf"[\[-]{re.escape(name)}[-\]]", nodeid)]
+    return max(found, key=len, default=None)
 
 
-def place_of(nodeid: str) -> Place | None:
-    found = SUFFIX.search(nodeid)
-    return (found["case"], found["rung"]) if found else None
+def place_of(nodeid: str, cases: Sequence[str]) -> Place | None:
+    """Where on the ladder a test is, by its id."""
+    from conformance.rungs import NAMES
 
-
-def unmarked(nodeid: str) -> str:
-    """The id as the user knows it, and can run it by."""
-    return SUFFIX.sub("", nodeid)
+    case, rung = parameter_of(nodeid, cases), parameter_of(nodeid, NAMES)
+    return (case, rung) if case and rung else None
 
 
 def never_restart(config: pytest.Config) -> None:
@@ -53,21 +55,21 @@ def unpacked(text: str) -> "News":
     return pickle.loads(base64.b64decode(text))
 
 
-def scheduler(config: pytest.Config, log: Any) -> Any:
+def scheduler(config: pytest.Config, log: Any, cases: Sequence[str]) -> Any:
     """One process climbs a case, or has all tests of another file: what they share is made once."""
     from xdist.scheduler import LoadScopeScheduling
 
     class CaseOrFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            place = place_of(nodeid)
-            return f"case {place[0]}" if place else nodeid.partition("::")[0]
+            case = parameter_of(nodeid, cases)
+            return f"case {case}" if case else nodeid.partition("::")[0]
 
         def remove_node(self, node: Any) -> str | None:
             """What a death leaves undone of a case is given to no other process: it would die of it as well."""
             scopes = self.assigned_work[node]
             for scope, tests in scopes.items():
                 undone = [nodeid for nodeid, done in tests.items() if not done]
-                if undone and place_of(undone[0]):
+                if undone and parameter_of(undone[0], cases):
                     del scopes[scope]
                     super().remove_node(node)
                     return undone[0]

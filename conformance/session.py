@@ -54,6 +54,13 @@ class Session:
                 raise pytest.UsageError(printable(str(error))) from error
         return self._ladder
 
+    @property
+    def case_names(self) -> list[str]:
+        """As they stand in the ids of tests. Only the names: a session of other tests needs no ladder."""
+        from conformance.cases import cases_for
+
+        return [str(case) for case in cases_for(self.options.reference)]
+
     def begin(self) -> None:
         """Leave a report at once: should the session die, it says that nothing was verified."""
         if self.options.report and self.decides:
@@ -156,12 +163,12 @@ def check_writable(folder: str) -> None:
 def build_ladder(options: Any) -> "Ladder":
     """The ladder that the options ask for. Raises `ValueError` with one sentence on what is wrong with them."""
     from conformance.asking import can_be_timed
-    from conformance.cases import CASES, Case
+    from conformance.cases import cases_for
     from conformance.catalogue import fault_named
     from conformance.faults import planted
     from conformance.ladder import Ladder
 
-    cases = [Case(name) for name in dict.fromkeys(options.reference)] if options.reference else list(CASES)
+    cases = cases_for(options.reference)
     if options.weights and len(cases) != 1:
         raise ValueError(f"--weights {options.weights}: name the one --reference that these weights are for")
     if options.timeout is not None and not (options.timeout > 0 and can_be_timed()):

@@ -4,31 +4,40 @@ import types
 
 import pytest
 
-from conformance.cases import Case
+from conformance.cases import Case, cases_for
 from conformance.ladder import Outcome
-from conformance.processes import packed, place_of, scheduler, unmarked, unpacked
+from conformance.processes import packed, place_of, scheduler, unpacked
 from conformance.session import WORSE, News, Session
 
 pytest_plugins = ["pytester"]
 
-MARKED = "conformance/test_loss.py::test_rule[vit_s16-twin-224x224-depth12-loss]@vit_s16-twin-224x224-depth12/loss"
-ORDINARY = (
-    "tests/unit/test_x.py::test_y",
-    "tests/unit/test_x.py::test_y[user@host/path]",
-    "tests/at@home/rung/test_x.py::test_y",
-    "tests/unit/test_x.py::TestClass::test_y[a-b]",
+CASES = ["digits-twin-8x8-depth1", "digits-twin-8x8-depth12", "article-twin-32x48-depth12"]
+PLACES = (
+    ("conformance/test_loss.py::test_rule[digits-twin-8x8-depth1-loss]", ("digits-twin-8x8-depth1", "loss")),
+    ("test_x.py::Test::test_y[digits-twin-8x8-depth12-float32]", ("digits-twin-8x8-depth12", "float32")),
+    (
+        "/lib/conformance/test_x.py::test_y[trajectory float32-article-twin-32x48-depth12]",
+        ("article-twin-32x48-depth12", "trajectory float32"),
+    ),
+    (
+        "test_x.py::test_y[mine-digits-twin-8x8-depth1-gradients float64-7]",
+        ("digits-twin-8x8-depth1", "gradients float64"),
+    ),
+    ("tests/unit/test_x.py::test_y", None),
+    ("tests/digits-twin-8x8-depth1/loss/test_x.py::test_y[a-b]", None),
+    ("tests/unit/test_x.py::test_y[digits-twin-8x8-depth4-loss]", None),
+    ("tests/unit/test_x.py::test_y[loss]", None),
 )
 
 
-def test_a_mark_says_case_and_rung_and_comes_off_again():
-    assert place_of(MARKED) == ("vit_s16-twin-224x224-depth12", "loss")
-    assert unmarked(MARKED) == "conformance/test_loss.py::test_rule[vit_s16-twin-224x224-depth12-loss]"
+@pytest.mark.parametrize(("nodeid", "place"), PLACES)
+def test_case_and_rung_are_known_by_the_parameters_in_an_id_and_by_nothing_else(nodeid, place):
+    assert place_of(nodeid, CASES) == place
 
 
-@pytest.mark.parametrize("nodeid", ORDINARY)
-def test_no_ordinary_id_is_taken_for_a_marked_one(nodeid):
-    assert place_of(nodeid) is None
-    assert unmarked(nodeid) == nodeid
+def test_no_two_cases_of_the_main_job_have_one_name():
+    names = [str(case) for case in cases_for(None)]
+    assert len({*names}) == len(names)
 
 
 class Node:
@@ -47,16 +56,14 @@ class Node:
         self.shutting_down = True
 
 
-IDS = [
-    f"conformance/test_{rung}.py::test[{case}-{rung}]@{case}/{rung}" for rung in ("a", "b") for case in ("x", "y", "z")
-]
+IDS = [f"conformance/test_{rung}.py::test[{case}-{rung}]" for rung in ("loss", "metric") for case in CASES]
 
 
 @pytest.fixture
 def scheduled():
     option = types.SimpleNamespace(loadscopereorder=False)
     config = types.SimpleNamespace(getvalue=lambda name: ["popen", "popen"], option=option)
-    found, nodes = scheduler(config, None), (Node(), Node())
+    found, nodes = scheduler(config, None, CASES), (Node(), Node())
     for node in nodes:
         found.add_node(node)
     for node in nodes:
@@ -68,19 +75,19 @@ def scheduled():
 def test_every_rung_of_a_case_goes_to_one_process_whatever_file_it_is_in(scheduled):
     _, (first, second) = scheduled
 
-    cases = [{place_of(IDS[index])[0] for index in node.sent} for node in (first, second)]
+    cases = [{place_of(IDS[index], CASES)[0] for index in node.sent} for node in (first, second)]
     assert not cases[0] & cases[1]
-    assert {IDS[index] for index in first.sent} == {nodeid for nodeid in IDS if place_of(nodeid)[0] in cases[0]}
+    assert {IDS[index] for index in first.sent} == {nodeid for nodeid in IDS if place_of(nodeid, CASES)[0] in cases[0]}
 
 
 def test_what_a_process_died_of_is_given_to_no_other(scheduled):
     found, (first, second) = scheduled
-    case = place_of(IDS[first.sent[0]])[0]
+    case = place_of(IDS[first.sent[0]], CASES)[0]
 
     crashed = found.remove_node(first)
 
-    assert place_of(crashed)[0] == case
-    assert all(place_of(IDS[index])[0] != case for index in second.sent)
+    assert place_of(crashed, CASES)[0] == case
+    assert all(place_of(IDS[index], CASES)[0] != case for index in second.sent)
     assert f"case {case}" not in found.workqueue
 
 
@@ -128,7 +135,6 @@ def test_a_failure_is_a_failure_in_every_form_however_many_processes(suite, proc
     for case in (0, 1):
         statuses = {name: rung["status"] for name, rung in left.rungs(case).items()}
         assert statuses == {"weights": "pass", "loss": "pass", "metric": "fail"}
-    assert "]@" not in left.out
 
 
 @pytest.mark.parametrize(("selected", "verdict"), [("test_", "pass"), ("test_loss", "incomplete")])
