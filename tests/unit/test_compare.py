@@ -187,6 +187,14 @@ def test_one_bad_token_is_not_averaged_away(name):
     assert not judge(ours, theirs, truth, name).passes
 
 
+@pytest.mark.parametrize(("images", "factor", "passes"), ((1, 5, True), (1, 20, False), (16, 2, True), (16, 5, False)))
+def test_an_image_with_bad_luck_is_one_draw_of_many(images, factor, passes):
+    truth, own = np.ones((16, 3, 8)), 2.0**-12
+    theirs, ours = np.float32(truth + own), np.float32(truth + own)
+    ours[:images, 1] += np.float32((factor - 1) * own)
+    assert judge(ours, theirs, truth, "float32").passes == passes
+
+
 SHIFT = dict.fromkeys(DTYPES, 20) | {"float16": 3}  # whose exponents go from -14 to 15
 
 

@@ -40,9 +40,9 @@ class Spy:
 
 
 def off_by(gradients, share):
-    """The gradient of the images, each entry off by this share of the worst pixel's root mean square."""
+    """The gradient of the images, each entry off by this share of the images' worst pixels."""
     images = gradients.inputs["images"].astype(np.float64)
-    scale = np.sqrt(np.mean(images**2, axis=-1)).max()
+    scale = np.sqrt(np.mean(images**2, axis=-1).max(axis=(1, 2)).mean())
     wrong = (images + share * scale).astype(gradients.inputs["images"].dtype)
     return Gradients(gradients.inputs | {"images": wrong}, gradients.parameters)
 
