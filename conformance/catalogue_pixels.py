@@ -77,10 +77,10 @@ def uniform_ratio(
     area = np.prod(size) * rng.uniform(*recipe.crop_scale, (count, 10))
     ratio = rng.uniform(*recipe.crop_ratio, (count, 10))
     sides = np.round(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(int)
-    fits = (sides <= size).all(axis=-1)
+    fits = np.all(sides <= size, axis=-1)
     chosen = sides[np.arange(count), fits.argmax(axis=1)]
     boxes = np.concatenate([rng.integers(0, np.maximum(np.array(size) - chosen, 0) + 1), chosen], axis=1)
-    return np.where(fits.any(axis=1)[:, None], boxes, [0, 0, *size])
+    return np.where(np.any(fits, axis=1)[:, None], boxes, [0, 0, *size])
 
 
 of_pixels = partial(Fault, rung="pixels", place="as they are, grey levels")

@@ -205,7 +205,7 @@ def _not_floating(name: str, dtype: str) -> str:
 
 def _read(name: str, stored: Stored) -> np.ndarray:
     array = np.empty(stored.shape[::-1] if stored.fortran else stored.shape, stored.dtype)
-    space = memoryview(array.reshape(-1).view(np.uint8))
+    space = array.reshape(-1).view(np.uint8).data
     stream = stored.open()
     # In small pieces, as zipfile unpacks whatever it is asked for at once; at a member's end it checks the checksum.
     for place in range(0, len(space), PIECE):

@@ -202,7 +202,7 @@ def test_a_target_that_hangs_is_told_as_such_and_the_next_case_is_climbed(suite,
     left.assert_that_all_agree()
     digits, article = left.report["cases"]
     assert digits["verdict"] == "crashed"
-    assert left.rungs()[rung]["headline"] == "crashed: the target did not answer within 20 s"
+    assert left.rungs()[rung]["headline"] == "crashed: the target did not answer within 15 s"
     assert left.rungs()["metric"]["blocked_by"] == rung
     assert article["verdict"] == "the same"
 
