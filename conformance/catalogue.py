@@ -17,6 +17,7 @@ from conformance.catalogue_rules import CLIPPING, SCHEDULE
 from conformance.catalogue_sides import SIDES
 from conformance.catalogue_trajectory import TRAJECTORY
 from conformance.catalogue_weights import WEIGHTS
+from conformance.elementary import ELEMENTARY
 from conformance.faults import Fault
 from vit_flax.config import one_of
 
@@ -27,7 +28,7 @@ FAULTS: tuple[Fault, ...] = MODEL + TRAINING + AROUND + SIDES
 
 
 def fault_named(name: str) -> Fault:
-    """The fault of that name. Raises `ValueError`, listing the near names, if there is none."""
-    by_name = {fault.name: fault for fault in FAULTS}
+    """The known or elementary fault of that name. Raises `ValueError`, listing the near names, if there is none."""
+    by_name = {fault.name: fault for fault in (*FAULTS, *ELEMENTARY)}
     one_of("fault", name, by_name)
     return by_name[name]

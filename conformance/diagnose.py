@@ -5,15 +5,18 @@ made up. It may break nothing that was whole. And where errors are ratios, the r
 no more than the target is (`ruined`): a reference that is ruined enough would grant the target any error.
 
 Several causes need no search among pairs: what explains most is planted for good, and what still fails is asked for
-again. What none of them explains everywhere is asked for tap by tap, as each fails alone: one layer may differ as if it
-alone had a fault.
+again. What none of them explains is asked of every elementary change of a leaf. What still none explains everywhere is
+asked for tap by tap, as each fails alone: one layer may differ as if it alone had a fault.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 
 from conformance.catalogue import FAULTS
 from conformance.diagnosis import Diagnosis, Finding
+from conformance.elementary import ELEMENTARY
 from conformance.faults import Fault
 from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, with_faults, worst
 from conformance.rungs import RUNGS, Ground, Rung
@@ -57,11 +60,29 @@ def _search(replays: Replays, hypotheses: Sequence[Fault]) -> Diagnosis:
         tried = _tried(replays, base, hypotheses, so_far)
         step = _most_helpful(replays.sound, base, tried, so_far)
         if step is None:
+            tried |= _tried(replays, base, _elementary(replays, base), so_far)
+            step = _most_helpful(replays.sound, base, tried, so_far)
+        if step is None:
             return _in_parts(replays, steps, base, tried, so_far)
         steps.append(step)
         base = step.replay
     findings = tuple(step.finding(replays.sound) for step in steps)
     return Diagnosis(worst(replays.sound.values()), worst(base.values()) if steps else None, findings)
+
+
+def _elementary(replays: Replays, base: Diffs) -> list[Fault]:
+    """Those of this rung that may show where something fails alone, in whichever layer."""
+    taps = {tap for tap, _ in charged(base)}
+
+    def may_show(fault: Fault) -> bool:
+        anywhere = re.sub(r"/(\d+|{last})/", "/*/", fault.place)
+        return any(fnmatchcase(tap, anywhere) for tap in taps)
+
+    return [
+        fault
+        for fault in ELEMENTARY
+        if fault.rung == replays.rung.name and fault.applies(replays.ground.config) and may_show(fault)
+    ]
 
 
 def _tried(replays: Replays, base: Diffs, hypotheses: Sequence[Fault], so_far: tuple[Fault, ...]) -> dict[Fault, Diffs]:
