@@ -49,6 +49,18 @@ def rms_normalised(x: np.ndarray) -> np.ndarray:
     return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6)
 
 
+def softmax_with_a_zero(scores: np.ndarray) -> np.ndarray:
+    """As over one more score, which is zero and has no value."""
+    largest = np.maximum(scores.max(axis=-1, keepdims=True), 0)
+    exponentials = np.exp(scores - largest)
+    return exponentials / (exponentials.sum(axis=-1, keepdims=True) + np.exp(-largest))
+
+
+def merged_as_they_lie(heads: np.ndarray) -> np.ndarray:
+    batch, count, tokens, features = heads.shape
+    return np.ascontiguousarray(heads).reshape(batch, tokens, count * features)
+
+
 def many_layers(config: ViTConfig) -> bool:
     return config.num_own_layers > 1
 
@@ -110,6 +122,17 @@ ATTENTION = (
         name="causal mask",
         seen="a decoder's attention",
         around=varied(Variation(scores=causal)),
+    ),
+    fault(
+        name="softmax with a zero more",
+        seen="add_zero_attn=True, softmax_one",
+        around=varied(Variation(softmax=softmax_with_a_zero)),
+    ),
+    fault(
+        name="heads merged as they lie",
+        seen="reshape without transpose(1, 2) before it",
+        around=varied(Variation(merge=merged_as_they_lie)),
+        applies=many_heads,
     ),
     fault(
         name="queries and keys normalised",

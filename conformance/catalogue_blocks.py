@@ -9,7 +9,7 @@ from scipy import special
 from conformance.faults import Around, Fault, data_order, still, tapped
 from conformance.leaf_edits import each_layer, leaf, zeroed
 from conformance.sides import Taps
-from conformance.variations import Variation, varied
+from conformance.variations import Change, Variation, gelu, gelu_tanh, varied
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -44,6 +44,18 @@ def gelu_by_polynomial(x: np.ndarray) -> np.ndarray:
     t = 1 / (1 + 0.3275911 * z)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
     return x * (1 + np.sign(x) * (1 - series * np.exp(-(z**2)))) / 2
+
+
+def gelu_of_narrow_constants(x: np.ndarray) -> np.ndarray:
+    return x * (1 + special.erf(x * float(np.sqrt(np.float32(0.5))))) / 2
+
+
+def gelu_tanh_of_narrow_constants(x: np.ndarray) -> np.ndarray:
+    inner = float(np.sqrt(np.float32(2 / np.pi))) * (x + float(np.float32(0.044715)) * x**3)
+    return x * (1 + np.tanh(inner)) / 2
+
+
+NARROW: dict[Change, Change] = {gelu: gelu_of_narrow_constants, gelu_tanh: gelu_tanh_of_narrow_constants}
 
 
 def head_reads(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
@@ -121,6 +133,11 @@ BLOCKS = (
         applies=lambda c: c.activation == "gelu",
     ),
     at_mlp(
+        name="GELU's constants in float32",
+        seen="np.float32(np.sqrt(0.5)) in a model of any precision",
+        around=varied(Variation(activation=lambda own: NARROW[own])),
+    ),
+    at_mlp(
         name="one norm for both sub-layers",
         seen="invisible while norms are fresh",
         around=each_layer(share_norm),
@@ -146,6 +163,11 @@ BLOCKS = (
         name="attention's residual dropped",
         seen="x = attention(x)",
         around=varied(Variation(middle=lambda x, attention: attention)),
+    ),
+    at_middle(
+        name="residual taken after the norm",
+        seen="x = norm(x), then x + branch(x)",
+        around=varied(Variation(residual_normed=True)),
     ),
     at_sum(
         name="the MLP's residual dropped",

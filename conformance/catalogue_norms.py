@@ -27,6 +27,11 @@ def epsilon_outside(x: Array, scale: Array, bias: Array, epsilon: float) -> Arra
     return (x - x.mean(axis=-1, keepdims=True)) / (x.std(axis=-1, keepdims=True) + epsilon) * scale + bias
 
 
+def epsilon_as_floor(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    variance = np.maximum(x.var(axis=-1, keepdims=True), epsilon)
+    return (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(variance) * scale + bias
+
+
 def annotated(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
     deviation = x.std(axis=-1, keepdims=True, ddof=1)
     return (x - x.mean(axis=-1, keepdims=True)) / (deviation + epsilon) * scale + bias
@@ -88,6 +93,11 @@ NORMS = (
         name="epsilon outside the root",
         seen="added to the deviation, not to the variance",
         around=norm(epsilon_outside),
+    ),
+    fault(
+        name="epsilon as a floor of the variance",
+        seen="max(variance, eps)",
+        around=norm(epsilon_as_floor),
     ),
     fault(
         name="LayerNorm of the Annotated Transformer",

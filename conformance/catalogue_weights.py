@@ -44,6 +44,11 @@ def class_token_last(site: Site) -> np.ndarray:
     return np.roll(site.value - positions, -1, axis=1) + positions
 
 
+def counted_by_column(site: Site) -> np.ndarray:
+    height, width = site.config.grid
+    return np.ascontiguousarray(rearrange(site.value, "b (h w) d -> b (w h) d", h=height, w=width))
+
+
 def colour(config: ViTConfig) -> bool:
     return config.channels > 1
 
@@ -83,6 +88,12 @@ WEIGHTS = (
         seen="NCHW flattened for a kernel of NHWC",
         around=leaf("patches/conv/kernel", flatten_channels_first),
         applies=lambda c: colour(c) and c.patch_size > 1,
+    ),
+    at_patches(
+        name="patches counted by column",
+        seen="b e w h -> b (w h) e, a transposition too many",
+        around=recomputed(counted_by_column, lambda tap: tap == "patches"),
+        applies=lambda c: min(c.grid) > 1,
     ),
     at_patches(
         name="patch bias dropped",

@@ -75,6 +75,8 @@ def _elementary(replays: Replays, base: Diffs) -> list[Fault]:
     taps = {tap for tap, _ in charged(base)}
 
     def may_show(fault: Fault) -> bool:
+        if not fault.around:  # another config: of every layer's parts
+            return True
         anywhere = re.sub(r"/(\d+|{last})/", "/*/", fault.place)
         return any(fnmatchcase(tap, anywhere) for tap in taps)
 

@@ -84,7 +84,8 @@ OF_IMAGES: dict[str, Change] = {
 }
 HEADS: dict[str, Change] = {
     "with its heads backwards": lambda x, c: _by_head(x, c)[..., ::-1, :].reshape(x.shape),
-    "with its heads off by one": lambda x, c: np.roll(_by_head(x, c), 1, axis=-2).reshape(x.shape),
+    "with its heads one later": lambda x, c: np.roll(_by_head(x, c), 1, axis=-2).reshape(x.shape),
+    "with its heads one earlier": lambda x, c: np.roll(_by_head(x, c), -1, axis=-2).reshape(x.shape),
 }
 SWAPS = (
     ("attention/query", "attention/key"),
@@ -110,7 +111,7 @@ KNOWN = {
     "gradient of head/kernel negated",
 }
 
-elementary = partial(Fault, seen="one of every change of every leaf that were tried")
+elementary = partial(Fault, seen="found by trying every change of every leaf")
 
 
 def _by_head(x: Array, config: ViTConfig) -> Array:
@@ -153,7 +154,7 @@ def _attention_faults() -> Iterator[Fault]:
     of_attention = partial(elementary, rung="float64", place="encoder/00/attention")
     for part in ("query", "key", "value"):
         for what, change in HEADS.items():
-            enough = 2 if what.endswith("by one") else 1  # of two heads both are the same
+            enough = 1 if what.endswith("backwards") else 2  # of two heads all of these are the same
             yield of_attention(
                 name=f"attention/{part} {what}",
                 around=each_layer(partial(_of_both, part, change)),
@@ -163,6 +164,12 @@ def _attention_faults() -> Iterator[Fault]:
             name=f"attention/{part} split into heads in the wrong order",
             around=each_layer(partial(_split_heads_last, part)),
             applies=lambda config: many_heads(config) and config.head_dim > 1,
+        )
+    for what, change in HEADS.items():
+        yield of_attention(
+            name=f"attention/projection/kernel, its inputs {what}",
+            around=leaf("{layer}/attention/projection/kernel", partial(_of_inputs, change)),
+            applies=many_heads,
         )
     for (a, b), kind in itertools.product(SWAPS, ("kernel", "bias")):
         yield of_attention(
@@ -180,6 +187,10 @@ def _attention_faults() -> Iterator[Fault]:
 def _of_both(part: str, change: Change, weights: Weights, layer: str, config: ViTConfig) -> Weights:
     names = [f"{layer}/attention/{part}/{kind}" for kind in ("kernel", "bias")]
     return {name: change(weights[name], config) for name in names}
+
+
+def _of_inputs(change: Change, x: Array, config: ViTConfig) -> Array:
+    return np.ascontiguousarray(change(np.ascontiguousarray(x.T), config).T)
 
 
 def _split_heads_last(part: str, weights: Weights, layer: str, config: ViTConfig) -> Weights:

@@ -49,6 +49,10 @@ def softmax(scores: Array) -> Array:
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+def merged(heads: Array) -> Array:
+    return rearrange(heads, "b h t k -> b t (h k)")
+
+
 @dataclasses.dataclass(frozen=True)
 class Variation:
     """A ViT that does one thing its own way; what is not named is as in the paper."""
@@ -58,6 +62,8 @@ class Variation:
     query_key: Change = unchanged  # of queries and of keys, (batch, head, token, feature)
     scores: Change = unchanged  # scaled, before softmax
     softmax: Change = softmax
+    merge: Change = merged  # heads side by side again, (batch, head, token, feature) to (batch, token, features)
+    residual_normed: bool = False  # a layer's branches are added to what their norms made
     middle: Callable[[Array, Array], Array] = lambda x, attention: x + attention
     out: Callable[[Array, Array, Array], Array] = lambda x, middle, mlp: middle + mlp  # x: what came into the layer
     parallel: bool = False  # the MLP reads what attention reads
@@ -67,14 +73,14 @@ class Variation:
     def touches(self, tap: str) -> bool:
         """Whether the block that ends at this tap may be another than the paper's."""
         parts = {
-            "attention": ("norm", "query_key", "scores", "softmax", "norm_after"),
-            "middle": ("middle", "norm_after"),
+            "attention": ("norm", "query_key", "scores", "softmax", "merge", "norm_after"),
+            "middle": ("middle", "residual_normed", "norm_after"),
             "mlp": ("norm", "activation", "parallel", "norm_after"),
             "norm": ("norm",),
             "logits": ("logits",),
         }
         last = tap.rpartition("/")[-1]
-        mine = ("out", "norm_after") if last.isdigit() else parts.get(last, ())
+        mine = ("out", "residual_normed", "norm_after") if last.isdigit() else parts.get(last, ())
         return any(getattr(self, part) != getattr(PAPER, part) for part in mine)
 
 
@@ -119,11 +125,13 @@ class _Blocks:
         query, key, value = (rearrange(p, "b t (h k) -> b h t k", h=c.num_heads) for p in projected)
         scores = v.query_key(query) @ v.query_key(key).swapaxes(-1, -2) / math.sqrt(c.head_dim)
         heads = v.softmax(v.scores(scores)) @ value
-        return self._dense(rearrange(heads, "b h t k -> b t (h k)"), f"{scope}/projection")
+        return self._dense(v.merge(heads), f"{scope}/projection")
 
     def _sum(self, layer: int) -> Array:
-        summed = self.v.middle(self._input(layer), self.taps[f"encoder/{layer:02}/attention"])
-        return self._norm(summed, f"{self._own(layer)}/norm1") if self.v.norm_after else summed
+        first_norm, x = f"{self._own(layer)}/norm1", self._input(layer)
+        x = self._norm(x, first_norm) if self.v.residual_normed else x
+        summed = self.v.middle(x, self.taps[f"encoder/{layer:02}/attention"])
+        return self._norm(summed, first_norm) if self.v.norm_after else summed
 
     def _mlp(self, layer: int) -> Array:
         x = self._input(layer) if self.v.parallel else self._middle(layer)
@@ -133,7 +141,9 @@ class _Blocks:
         return self._dense(activation(self._dense(x, f"{scope}/fc1")), f"{scope}/fc2")
 
     def _out(self, layer: int) -> Array:
-        out = self.v.out(self._input(layer), self._middle(layer), self.taps[f"encoder/{layer:02}/mlp"])
+        middle = self._middle(layer)
+        middle = self._norm(middle, self._second_norm(layer)) if self.v.residual_normed else middle
+        out = self.v.out(self._input(layer), middle, self.taps[f"encoder/{layer:02}/mlp"])
         return self._norm(out, self._second_norm(layer)) if self.v.norm_after else out
 
     def _input(self, layer: int) -> Array:

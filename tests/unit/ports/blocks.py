@@ -44,6 +44,10 @@ def turned(self: Patches, images: Tensor) -> Tensor:
     return rearrange(x, "b e h w -> b (h w) e")
 
 
+def by_column(self: Patches, images: Tensor) -> Tensor:
+    return self.conv(rearrange(images, "b h w c -> b c h w")).transpose(2, 3).flatten(2).transpose(1, 2)
+
+
 def from_bgr(self: Patches, images: Tensor) -> Tensor:
     return rearrange(self.conv(rearrange(images.flip(-1), "b h w c -> b c h w")), "b e h w -> b (h w) e")
 
@@ -76,6 +80,7 @@ def attention(
     query_key: Callable[[Tensor], Tensor] = lambda x: x,
     scores: Callable[[Tensor], Tensor] = lambda x: x,
     softmax: Callable[[Tensor], Tensor] = lambda x: x.softmax(dim=-1),
+    merge: Callable[[Tensor], Tensor] = lambda x: rearrange(x, "b h t k -> b t (h k)"),
 ) -> Target:
     def forward(self: Attention, x: Tensor) -> Tensor:
         heads = self.config.num_heads
@@ -83,7 +88,7 @@ def attention(
             rearrange(project(x), f"b t {split} -> b h t k", h=heads) for project in (self.query, self.key, self.value)
         )
         weights = softmax(scores(query_key(q) @ query_key(k).mT * scale(self, q.shape[-1])))
-        return self.projection(rearrange(weights @ v, "b h t k -> b t (h k)"))
+        return self.projection(merge(weights @ v))
 
     return forward_of(Attention, forward)
 
@@ -91,6 +96,10 @@ def attention(
 def causal(scores: Tensor) -> Tensor:
     ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return scores.masked_fill(ahead, -torch.inf)
+
+
+def softmax_one(scores: Tensor) -> Tensor:
+    return F.pad(scores, (0, 1)).softmax(dim=-1)[..., :-1]
 
 
 def of_attention(edit: Callable[[Attention], Any]) -> Target:
@@ -147,6 +156,10 @@ def outside(x: Tensor, eps: float) -> Tensor:
     return centred(x) / (x.std(-1, keepdim=True, correction=0) + eps)
 
 
+def floor(x: Tensor, eps: float) -> Tensor:
+    return centred(x) * x.var(-1, keepdim=True, correction=0).clamp(min=eps).rsqrt()
+
+
 def annotated(x: Tensor, eps: float) -> Tensor:
     return centred(x) / (x.std(-1, keepdim=True) + eps)
 
@@ -184,6 +197,10 @@ def polynomial_gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + erf)
 
 
+def narrow_root_gelu(x: Tensor) -> Tensor:
+    return x / 2 * (1 + torch.erf(x * torch.tensor(0.5).sqrt()))
+
+
 def layer(forward: Callable[[TransformerEncoder, Tensor, Tap], Tensor]) -> Target:
     return forward_of(TransformerEncoder, lambda self, x, drop_path, tap=twin.untapped: forward(self, x, tap))
 
@@ -196,6 +213,13 @@ def no_residuals(self: Any, x: Tensor, tap: Tap) -> Tensor:
 def no_attention_residual(self: Any, x: Tensor, tap: Tap) -> Tensor:
     x = tap("middle", tap("attention", self.attention(self.norm1(x))))
     return x + tap("mlp", self.mlp(self.norm2(x)))
+
+
+def normed_residuals(self: Any, x: Tensor, tap: Tap) -> Tensor:
+    x = self.norm1(x)
+    x = tap("middle", x + tap("attention", self.attention(x)))
+    x = self.norm2(x)
+    return x + tap("mlp", self.mlp(x))
 
 
 def no_mlp_residual(self: Any, x: Tensor, tap: Tap) -> Tensor:
