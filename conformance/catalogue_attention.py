@@ -9,7 +9,8 @@ from einops import rearrange
 
 from conformance.faults import Around, Fault, edited
 from conformance.leaf_edits import each_layer, from_layer, leaf, leaves_ending, swapped, transposed, zeroed
-from conformance.variations import Variation, layer_norm, varied
+from conformance.plain import layer_norm
+from conformance.variations import Variation, varied
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 

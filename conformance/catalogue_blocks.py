@@ -8,8 +8,9 @@ from scipy import special
 
 from conformance.faults import Around, Fault, data_order, still, tapped
 from conformance.leaf_edits import each_layer, leaf, zeroed
+from conformance.plain import Change, gelu, gelu_tanh
 from conformance.sides import Taps
-from conformance.variations import Change, Variation, gelu, gelu_tanh, varied
+from conformance.variations import Variation, varied
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 

@@ -6,7 +6,8 @@ from functools import partial
 import numpy as np
 
 from conformance.faults import Fault
-from conformance.variations import Array, Change, Norm, Variation, layer_norm, softmax, varied
+from conformance.plain import Array, Change, layer_norm, softmax
+from conformance.variations import Norm, Variation, varied
 from vit_flax.config import ViTConfig
 
 EPSILONS = {

@@ -10,7 +10,8 @@ import numpy as np
 
 from conformance.compare import MODES, Diff, Mode, in_data_order, measure, over_runs
 from conformance.precision import DTYPES, rounded
-from conformance.sides import Gradients, Taps, TrainableSide
+from conformance.sides import Gradients, TrainableSide
+from conformance.summands import uncancelled
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -71,15 +72,6 @@ def nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.nextafter(array, towards.astype(array.dtype))
 
 
-def with_random_signs(arriving: Taps, rng: np.random.Generator) -> Taps:
-    """The gradients that arrive at each tap, those of each token with a random sign.
-
-    A parameter's gradient is a sum over tokens, and its rounding grows with the partial sums, not with what is left of
-    them. Under random signs the sum's mean square is the sum of the terms' squares, whatever cancels otherwise.
-    """
-    return {tap: x * rng.choice((-1.0, 1.0), size=(*x.shape[:-1], 1)) for tap, x in arriving.items()}
-
-
 def _one_run(
     candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, inputs: Inputs, precision: str
 ) -> list[Diff]:
@@ -93,15 +85,14 @@ def _one_run(
         "alone": candidate.gradients(weights, images, arriving, given=taps),
     }
     truth = {"free": theirs, "alone": theirs}
-    summands = theirs
+    summands = theirs.parameters
     if precision != "float64":
         wide, wide_images, wide_upstream, wide_taps, wide_arriving = (
             rounded(arrays, "float64") for arrays in (weights, {"": images}, upstream, taps, arriving)
         )
         truth["free"] = reference.gradients(wide, wide_images[""], wide_upstream)
         truth["alone"] = reference.gradients(wide, wide_images[""], wide_arriving, given=wide_taps)
-        signed = with_random_signs(wide_arriving, np.random.default_rng(0))
-        summands = reference.gradients(wide, wide_images[""], signed, given=wide_taps)
+        summands = uncancelled(reference, config, wide, wide_images[""], wide_taps, wide_arriving)
     tokens = len(images) * (config.num_patches + 1)  # that a parameter's gradient sums over
     features = max(3 * config.hidden_dim, config.mlp_dim)  # ... and an input's
     diffs: list[Diff] = []
@@ -113,14 +104,14 @@ def _one_run(
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The gradients of one run: both sides', the truth, and (of parameters) how large they are if no terms cancel."""
+    """The gradients of one run: both sides', the truth, and how large those of parameters are if no terms cancel."""
 
     mode: Mode
     precision: str
     ours: Gradients
     theirs: Gradients
     truth: Gradients
-    summands: Gradients
+    summands: Weights
 
     def inputs(self, terms: int) -> list[Diff]:
         # The logits' own is the upstream gradient itself.
@@ -138,11 +129,11 @@ class Run:
         beside = self.truth.parameters[kernel].reshape(-1)
         accumulates = "float32" if self.precision == "float64" else self.precision
         summands = self._row(self.summands, joined)
-        return self._judged(name, lambda side: self._row(side, joined), terms, beside, accumulates, summands)
+        return self._judged(name, lambda side: self._row(side.parameters, joined), terms, beside, accumulates, summands)
 
-    def _row(self, side: Gradients, names: tuple[str, ...]) -> np.ndarray | None:
+    def _row(self, parameters: Weights, names: tuple[str, ...]) -> np.ndarray | None:
         """Leaves as one row, as a parameter's error is taken over all of it; one that is wrong, as it is."""
-        leaves = [side.parameters.get(name) for name in names]
+        leaves = [parameters.get(name) for name in names]
         for name, leaf in zip(names, leaves, strict=True):
             if leaf is None or leaf.shape != self.theirs.parameters[name].shape:
                 return leaf

@@ -11,42 +11,19 @@ from collections.abc import Callable
 
 import numpy as np
 from einops import rearrange
-from scipy import special
 
 from conformance import tolerances
 from conformance.faults import Around, Site, data_order, recomputed
+from conformance.plain import ACTIVATIONS, Array, Change, layer_norm, softmax
 from conformance.sides import Taps
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
-Array = np.ndarray
-Change = Callable[[Array], Array]
 Norm = Callable[[Array, Array, Array, float], Array]  # (x, scale, bias, epsilon)
 
 
 def unchanged(x: Array) -> Array:
     return x
-
-
-def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + epsilon) * scale + bias
-
-
-def gelu(x: Array) -> Array:
-    return x * (1 + special.erf(x / math.sqrt(2))) / 2
-
-
-def gelu_tanh(x: Array) -> Array:
-    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
-
-
-ACTIVATIONS: dict[str, Change] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
-
-
-def softmax(scores: Array) -> Array:
-    exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
 def merged(heads: Array) -> Array:

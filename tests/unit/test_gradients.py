@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from conformance.flax_side import FlaxSide
-from conformance.gradients import RUNS, compare_gradients, nudged, with_random_signs
+from conformance.gradients import RUNS, compare_gradients, nudged
 from conformance.mutation import CONFIG, HABITATS, sound
 from conformance.precision import DTYPES
 from conformance.sides import Gradients
@@ -62,21 +62,6 @@ def test_every_number_is_nudged_to_a_neighbour_above_or_below(name):
 
 def test_a_zero_is_nudged_too():
     assert (nudged(np.zeros(10, np.float32), np.random.default_rng(0)) != 0).all()
-
-
-def test_random_signs_show_how_large_a_sum_is_without_cancellation():
-    terms = np.concatenate([np.ones((1, 500, 1)), -np.ones((1, 500, 1))], axis=1)  # they add up to nothing
-
-    sums = [with_random_signs({"tap": terms}, np.random.default_rng(seed))["tap"].sum() for seed in range(400)]
-
-    assert terms.sum() == 0
-    assert 0.9 < np.sqrt(np.mean(np.square(sums)) / 1000) < 1.1
-
-
-def test_all_features_of_a_token_get_the_same_sign():
-    signed = with_random_signs({"tap": np.ones((2, 5, 7))}, np.random.default_rng(0))["tap"]
-    assert (signed == signed[..., :1]).all()
-    assert set(signed.ravel()) == {-1.0, 1.0}
 
 
 @each_coarse_precision
