@@ -14,7 +14,7 @@ INTRODUCTION = """\
 Train a Vision Transformer, evaluate it, and let it classify images.
 
   vit-flax train                         scikit-learn's digits, in a minute
-  vit-flax train --data cifar --out c10  CIFAR-10, as in the article
+  vit-flax train --data cifar10          CIFAR-10, downloaded, as in the article
   vit-flax train --resume --out c10      after an interruption, bit for bit
   vit-flax evaluate --run c10            validation and test accuracy
   vit-flax predict --run c10 cat.jpg     the likeliest classes of an image
@@ -23,8 +23,9 @@ TRAINING = """\
 Train a model and keep the run in a folder.
 
 Without --data this trains on scikit-learn's digits, with a preset and a recipe
-of their size. With it, on CIFAR-10 as torchvision downloads it (a folder with
-cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files).
+of their size. With --data cifar10, on CIFAR-10, which is downloaded once; with
+a folder, on the copy of it that lies there, as torchvision downloads it
+(cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files).
 
 The folder gets run.json (all settings, versions, device), checkpoints (the two
 newest, and the epoch that validated best), tensorboard, and at the end
@@ -69,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     training = command("train", "train a model and keep the run in a folder", TRAINING)
-    training.add_argument("--data", metavar="PATH", help="the dataset's folder (default: scikit-learn's digits)")
+    training.add_argument(
+        "--data", metavar="PATH", help="the dataset's folder, or cifar10 (default: scikit-learn's digits)"
+    )
     training.add_argument("--out", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
     training.add_argument(
         "--resume",

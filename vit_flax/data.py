@@ -25,9 +25,10 @@ SPLIT_SEED = 42  # the article's
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 DIGITS_FOR_TEST = 360  # of 1,797
+CIFAR10 = "cifar10"  # not a folder: what is downloaded
 LAYOUTS = (
-    "give a folder that holds cifar-10-batches-py (torchvision), or train.parquet and test.parquet (Hugging Face; "
-    "in shards and one folder deeper, too)"
+    f"give {CIFAR10} to download it, or a folder that holds cifar-10-batches-py (torchvision), or train.parquet and "
+    "test.parquet (Hugging Face; in shards and one folder deeper, too)"
 )
 
 
@@ -48,12 +49,16 @@ class Data:
 
 
 def read_data(source: str | Path | None) -> Data:
-    """The dataset in a folder in any of the `LAYOUTS`, or scikit-learn's digits (None).
+    """The dataset in a folder in any of the `LAYOUTS`, CIFAR-10 from its home ("cifar10"), or the digits (None).
 
     Raises `DataError`, naming the file (and row), for what is missing, damaged or does not fit together.
     """
     if source is None:
         return _from_scikit_learn()
+    if source == CIFAR10 and not Path(source).exists():
+        from vit_flax.download import cifar10  # only here, as it needs what training needs
+
+        source = cifar10()
     folder = existing_folder(source, LAYOUTS)
     match _parquet_folders(folder):
         case [place]:

@@ -357,4 +357,4 @@ def test_a_folder_without_a_dataset_is_refused_with_what_to_give(tmp_path: Path,
     (tmp_path / "cat.png").write_bytes(encoded(TRAIN[0]))
     with pytest.raises(DataError) as refusal:
         read_data(tmp_path / name)
-    assert f"{tmp_path / name} {trouble}: give a folder that holds cifar-10-batches-py" in str(refusal.value)
+    assert f"{tmp_path / name} {trouble}: give cifar10 to download it, or a folder that holds" in str(refusal.value)

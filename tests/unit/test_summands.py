@@ -1,6 +1,5 @@
 """How large gradients are where nothing cancels: the formula is the model's own, and without it a sound side fails."""
 
-
 import numpy as np
 import pytest
 
