@@ -34,6 +34,11 @@ def drop_when_evaluated(method: Around, config: ViTConfig, *arguments: Any, draw
 # What is drawn
 
 
+def of_one_seed(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+    taps: Taps = method(weights, images, 0)
+    return taps
+
+
 def shared(group: Callable[[Shape], Shape], touches: Callable[[Shape], bool]) -> Callable[[Draw], Draw]:
     """Masks of a smaller shape, each number of which serves many."""
 
@@ -232,6 +237,13 @@ RANDOMNESS = (
         name="mask shared by all features",
         seen="whole tokens dropped, Dropout1d",
         draw=shared(lambda shape: (*shape[:-1], 1), of_tokens),
+    ),
+    Fault(
+        name="the same masks for every seed",
+        rung="randomness",
+        place="embedding, alike along seed",
+        seen="a constant key, a generator seeded anew at every call",
+        around={"drawn": of_one_seed},
     ),
     Fault(
         name="attention mask shared",

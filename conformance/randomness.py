@@ -98,13 +98,13 @@ def compare_draws(
         for side, start in ((candidate, 0), (reference, SEEDS))
     )
     taps = ["embedding", *(f"encoder/{i:02}/{part}" for i in range(config.num_layers) for part in ("attention", "mlp"))]
-    limit = float(stats.norm.isf(tolerances.FALSE_ALARMS / (4 * len(taps)) / 2))
+    limit = float(stats.norm.isf(tolerances.FALSE_ALARMS / (5 * len(taps)) / 2))
     scales = (np.array([_scale(run["embedding"], still) for run in runs]) for runs in (ours, theirs))
     diffs = [differ("embedding, scale of what is kept", "free", *scales)]
     for tap in taps:
         kept = [np.stack([run[tap] for run in runs]) != 0 for runs in (ours, theirs)]
         diffs.append(Diff(f"{tap}, share kept", "free", apart(*kept), None, limit))
-        for axis, name in enumerate(("image", "token", "feature"), start=1):
+        for axis, name in enumerate(("seed", "image", "token", "feature")):
             fates = [alike(k, axis) for k in kept]
             diffs.append(Diff(f"{tap}, alike along {name}", "free", apart(*fates), None, limit))
     return tuple(diffs)

@@ -7,9 +7,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from conformance.rungs import Target
+from conformance.torch_side import Twin
 from reference.model import MLP, DropPath
 from reference.model import MultiHeadSelfAttention as Attention
-from tests.unit.ports.port import Port, forward_of, parts, written
+from tests.unit.ports.port import Port, doing, forward_of, parts, written
 
 Shape = tuple[int, ...]
 
@@ -71,7 +72,12 @@ def keeping_rate(config: Any) -> Port:
     return Port(dataclasses.replace(config, **{name: 1 - rate for name, rate in rates.items() if rate}))
 
 
+def seeded_anew(self: Port, weights: Any, images: Any, seed: int) -> Any:
+    return Twin.drawn(self, weights, images, seed=1234)
+
+
 DROPOUT: dict[str, Target] = {
+    "the same masks for every seed": doing(drawn=seeded_anew),
     "never dropped": left_out(lambda model: [*parts(model, nn.Dropout), *parts(model, DropPath)]),
     "no dropout after the embedding": left_out(lambda model: [model.dropout]),
     "no dropout of tokens": left_out(
