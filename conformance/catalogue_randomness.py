@@ -39,6 +39,13 @@ def of_one_seed(method: Around, config: ViTConfig, weights: Weights, images: np.
     return taps
 
 
+def of_first_layer(method: Around, config: ViTConfig, *arguments: Any) -> Taps:
+    """Every layer drops what the first one does; of what else is in a tap nothing is compared."""
+    taps: Taps = method(*arguments)
+    first = {part: taps[f"encoder/00/{part}"] for part in ("attention", "mlp")}
+    return taps | {f"encoder/{i:02}/{part}": x for i in range(config.num_layers) for part, x in first.items()}
+
+
 def shared(group: Callable[[Shape], Shape], touches: Callable[[Shape], bool]) -> Callable[[Draw], Draw]:
     """Masks of a smaller shape, each number of which serves many."""
 
@@ -244,6 +251,14 @@ RANDOMNESS = (
         place="embedding, alike along seed",
         seen="a constant key, a generator seeded anew at every call",
         around={"drawn": of_one_seed},
+    ),
+    Fault(
+        name="the same masks in every layer",
+        rung="randomness",
+        place="encoder/00/attention, alike with the layer above",
+        seen="nn.scan or nn.remat without split_rngs",
+        around={"drawn": of_first_layer},
+        applies=lambda c: c.num_layers > 1,
     ),
     Fault(
         name="attention mask shared",

@@ -46,7 +46,7 @@ def _fresh_weights() -> list[Row]:
 
 
 def _dropout() -> list[Row]:
-    level = tolerances.FALSE_ALARMS / (5 * (1 + 2 * CONFIG.num_layers))
+    level = tolerances.FALSE_ALARMS / (randomness.STATISTICS * (1 + 2 * CONFIG.num_layers))
     n = randomness.SEEDS * IMAGES * (1 + CONFIG.num_patches) * CONFIG.hidden_dim
     keep = 1 - randomness.RATE
     alike = keep**2 + (1 - keep) ** 2

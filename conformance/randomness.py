@@ -17,6 +17,7 @@ from vit_flax.weights import Weights
 
 RATE = 0.1
 SEEDS = 4
+STATISTICS = 6  # of a tap, at most
 
 
 def noisy(config: ViTConfig) -> ViTConfig:
@@ -98,16 +99,24 @@ def compare_draws(
         for side, start in ((candidate, 0), (reference, SEEDS))
     )
     taps = ["embedding", *(f"encoder/{i:02}/{part}" for i in range(config.num_layers) for part in ("attention", "mlp"))]
-    limit = float(stats.norm.isf(tolerances.FALSE_ALARMS / (5 * len(taps)) / 2))
+    above = dict(zip(taps[1:], taps[3:], strict=False))  # the same part of the next layer
+    limit = float(stats.norm.isf(tolerances.FALSE_ALARMS / (STATISTICS * len(taps)) / 2))
     scales = (np.array([_scale(run["embedding"], still) for run in runs]) for runs in (ours, theirs))
     diffs = [differ("embedding, scale of what is kept", "free", *scales)]
     for tap in taps:
-        kept = [np.stack([run[tap] for run in runs]) != 0 for runs in (ours, theirs)]
+        kept = [_kept(runs, tap) for runs in (ours, theirs)]
         diffs.append(Diff(f"{tap}, share kept", "free", apart(*kept), None, limit))
         for axis, name in enumerate(("seed", "image", "token", "feature")):
             fates = [alike(k, axis) for k in kept]
             diffs.append(Diff(f"{tap}, alike along {name}", "free", apart(*fates), None, limit))
+        if tap in above:
+            fates = [k == _kept(runs, above[tap]) for k, runs in zip(kept, (ours, theirs), strict=True)]
+            diffs.append(Diff(f"{tap}, alike with the layer above", "free", apart(*fates), None, limit))
     return tuple(diffs)
+
+
+def _kept(runs: list[Taps], tap: str) -> np.ndarray:
+    return np.stack([run[tap] for run in runs]) != 0
 
 
 def _scale(dropped: np.ndarray, still: np.ndarray) -> float:

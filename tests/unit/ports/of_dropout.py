@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from conformance.rungs import Target
@@ -76,7 +77,25 @@ def seeded_anew(self: Port, weights: Any, images: Any, seed: int) -> Any:
     return Twin.drawn(self, weights, images, seed=1234)
 
 
+def one_key_for_all_layers(self: Port, weights: Any, images: Any, seed: int) -> Any:
+    """Each layer draws what the first one drew; attention's mask, of four axes, is its first."""
+    rng, drawn = np.random.default_rng(seed), {}
+    place = 0
+
+    def draw(shape: Shape, keep: float) -> np.ndarray:
+        nonlocal place
+        if shape[1:] == (1, 1):  # stochastic depth, whose rates differ
+            return rng.random(shape) < keep
+        place = 0 if len(shape) == 4 else place + 1
+        if (place, shape) not in drawn:
+            drawn[place, shape] = rng.random(shape) < keep
+        return drawn[place, shape]
+
+    return self.taps(weights, images, draw=draw)
+
+
 DROPOUT: dict[str, Target] = {
+    "the same masks in every layer": doing(drawn=one_key_for_all_layers),
     "the same masks for every seed": doing(drawn=seeded_anew),
     "never dropped": left_out(lambda model: [*parts(model, nn.Dropout), *parts(model, DropPath)]),
     "no dropout after the embedding": left_out(lambda model: [model.dropout]),
