@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import Around, Fault, recipe_changed
+from conformance.faults import Around, Fault, is_kernel, recipe_changed
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -62,10 +62,6 @@ def no_bias_correction(
             step = step + r.weight_decay * w
         after[name] = (w - r.learning_rate * step).astype(w.dtype)
     return after, (means, squares)
-
-
-def is_kernel(name: str) -> bool:
-    return name.endswith("kernel")
 
 
 def decays_too(decayed: Callable[[str, np.ndarray], bool]) -> dict[str, Around]:

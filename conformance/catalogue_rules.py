@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import Around, Fault, recipe_changed
+from conformance.faults import Around, Fault, is_kernel, recipe_changed
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 
@@ -34,6 +34,17 @@ def scaled_to_norm(group: Callable[[str], str], epsilon: float = 0.0, dtype: typ
 def in_blocks(name: str) -> str:
     """A layer, the patches, the embedding, the last norm or the head."""
     return "/".join(name.split("/")[: 2 if name.startswith("encoder") else 1])
+
+
+def by_kernels(scaled: Callable[[str], bool]) -> dict[str, Around]:
+    """The norm is that of the kernels alone, which must not be too long."""
+
+    def around(method: Around, config: ViTConfig, gradients: Arrays, recipe: Recipe) -> Arrays:
+        norm = np.sqrt(sum((g.astype(np.float64) ** 2).sum() for name, g in gradients.items() if is_kernel(name)))
+        scale = recipe.clip_norm / max(norm, recipe.clip_norm)
+        return {name: (g * scale).astype(g.dtype) if scaled(name) else g for name, g in gradients.items()}
+
+    return {"clip": around}
 
 
 def by_value(method: Around, config: ViTConfig, gradients: Arrays, recipe: Recipe) -> Arrays:
@@ -104,6 +115,16 @@ CLIPPING = (
         name="clipped block by block",
         seen="a norm for each group of parameters",
         around=scaled_to_norm(in_blocks),
+    ),
+    of_clipping(
+        name="clipped by the kernels' norm",
+        seen="a norm over the leaves that a mask meant for weight decay lets through",
+        around=by_kernels(scaled=lambda name: True),
+    ),
+    of_clipping(
+        name="kernels alone clipped",
+        seen="optax.masked around clipping and decay alike",
+        around=by_kernels(scaled=is_kernel),
     ),
     of_clipping(
         name="clipped by value",

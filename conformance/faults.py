@@ -178,6 +178,11 @@ def data_order(config: ViTConfig) -> list[str]:
     return ["patches", "embedding", *layers, "norm", "logits"]
 
 
+def is_kernel(name: str) -> bool:
+    """Whether a leaf decays, in vit_flax and in its twin."""
+    return name.endswith("kernel")
+
+
 def recipe_changed(capability: str, **changes: Any) -> dict[str, Around]:
     """The side trains by another recipe than it is given: a field's value, or a function of the recipe."""
 

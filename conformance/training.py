@@ -92,14 +92,14 @@ def compare_clipping(candidate: TrainableSide, reference: TrainableSide, weights
 
 
 def _lopsided(weights: Weights) -> Weights:
-    """Leaves by turns far above a norm of 1, with entries up to 5, and far below.
+    """Leaves far above a norm of 1, with entries up to 5, and far below: pairs of bias and kernel, large by turns.
 
-    So no two rules agree on it: one norm for all leaves, for each block of them or for each leaf, a bound for each
-    entry, or none.
+    So no two rules agree on it: one norm for all leaves, for each block of them or for each leaf, for kernels only or
+    for all but kernels, a bound for each entry, or none. Every layer has kernels and biases of both sizes.
     """
     gradients = _random_like(weights, 0)
     for turn, leaf in enumerate(in_data_order(gradients)):
-        largest = (5.0, 1e-3)[turn % 2]
+        largest = (5.0, 1e-3, 1e-3, 5.0)[turn % 4]
         gradients[leaf] *= largest / np.abs(gradients[leaf]).max()
     return gradients
 

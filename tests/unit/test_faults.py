@@ -1,5 +1,6 @@
 """A fault is data: it travels by name, knows its place on any model, and changes every method that it touches."""
 
+import dataclasses
 import pickle
 
 import numpy as np
@@ -7,12 +8,15 @@ import pytest
 
 from conformance.catalogue import FAULTS, fault_named
 from conformance.compare import in_data_order
+from conformance.diagnose import diagnose
 from conformance.faults import Fault, is_at, planted
 from conformance.mutation import HABITATS, sound
 from conformance.randomness import noisy
+from conformance.rungs import BY_NAME
 from conformance.sides import Masks
 from conformance.torch_side import Twin
 from conformance.training import PLAN, compare_clipping
+from tests.unit.ports.of_rules import CLIPPING, clip, decaying, every_leaf, norm_of
 from vit_flax.config import preset
 from vit_flax.weights import canonical_shapes
 
@@ -89,6 +93,8 @@ RULES = (
     "clipped by norm and epsilon",
     "clipped leaf by leaf",
     "clipped block by block",
+    "clipped by the kernels' norm",
+    "kernels alone clipped",
     "clipped by value",
     "not clipped",
     "scaled to the norm, not clipped",
@@ -104,6 +110,22 @@ def test_no_two_rules_of_clipping_agree_on_the_gradients_they_are_asked_about(ha
     for number, one in enumerate(sides):
         for other in sides[number + 1 :]:
             assert not all(diff.passes for diff in compare_clipping(one, other, ground.weights))
+
+
+@pytest.mark.parametrize("habitat", HABITATS)
+@pytest.mark.parametrize("rule", ["clipped by the kernels' norm", "kernels alone clipped"])
+def test_clipping_by_the_norm_of_the_kernels_is_told_from_no_clipping(rule, habitat):
+    found_on = dataclasses.replace(sound(HABITATS[habitat]), target=CLIPPING[rule])
+    assert diagnose(found_on, BY_NAME["clipping"]).causes == (fault_named(rule),)
+
+
+@pytest.mark.parametrize("habitat", HABITATS)
+@pytest.mark.parametrize("scaled", [every_leaf, lambda name: not decaying(name)], ids=["all", "all but kernels"])
+def test_clipping_by_the_norm_of_all_but_kernels_is_no_known_fault(scaled, habitat):
+    rule = clip(norm_of(lambda name: not decaying(name), scaled))
+    diagnosis = diagnose(dataclasses.replace(sound(HABITATS[habitat]), target=rule), BY_NAME["clipping"])
+    assert diagnosis.before > 1
+    assert not diagnosis.causes
 
 
 def test_pixels_of_floating_resizing_are_within_half_a_level_of_rounded_ones():

@@ -114,6 +114,29 @@ def each_block(leaves: dict[str, Tensor], bound: float) -> None:
         train.clip_(block, bound, 0.0)
 
 
+def decaying(name: str) -> bool:
+    """The mask that weight decay is given."""
+    return name.split("/")[-1] == "kernel"
+
+
+def every_leaf(name: str) -> bool:
+    return True
+
+
+def norm_of(
+    measured: Callable[[str], bool], scaled: Callable[[str], bool]
+) -> Callable[[dict[str, Tensor], float], None]:
+    """One norm, of some leaves, for some leaves."""
+
+    def rule(leaves: dict[str, Tensor], bound: float) -> None:
+        norm = nn.utils.get_total_norm([leaf.grad for name, leaf in leaves.items() if measured(name)])
+        for name, leaf in leaves.items():
+            if scaled(name):
+                leaf.grad *= torch.clamp(bound / norm, max=1.0)
+
+    return rule
+
+
 def narrow_norm(leaves: dict[str, Tensor], bound: float) -> None:
     norm = torch.sqrt(sum((leaf.grad.float() ** 2).sum() for leaf in leaves.values()))
     for leaf in leaves.values():
@@ -137,6 +160,8 @@ CLIPPING: dict[str, Target] = {
     "clipped by norm and epsilon": clip(lambda leaves, bound: nn.utils.clip_grad_norm_(leaves.values(), bound)),
     "clipped leaf by leaf": clip(each_leaf),
     "clipped block by block": clip(each_block),
+    "clipped by the kernels' norm": clip(norm_of(decaying, every_leaf)),
+    "kernels alone clipped": clip(norm_of(decaying, decaying)),
     "clipped by value": ClippedByValue,
     "not clipped": doing(clip=lambda self, gradients, recipe: gradients),
     "scaled to the norm, not clipped": clip(to_norm),
