@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Fault, is_kernel, recipe_changed
+from conformance.rounding import to_bits
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
 
-Arrays = dict[str, np.ndarray]
+Array = np.ndarray
+Arrays = dict[str, Array]
 
 
 def stepped(change: Callable[[Weights, Weights, Arrays, Recipe], Weights], only: tuple[str, ...]) -> dict[str, Around]:
@@ -44,24 +46,54 @@ def before_update(
     return {"update": around}
 
 
-def no_bias_correction(
-    method: Around, config: ViTConfig, weights: Weights, gradients: Arrays, state: Any, recipe: Recipe
-) -> Any:
-    """Adam and AdamW whose averages begin at zero and are taken as they are."""
-    if recipe.optimizer == "sgd":
-        return method(weights, gradients, state, recipe)
-    zeros = {name: np.zeros_like(g) for name, g in gradients.items()}
-    means, squares = state or (zeros, zeros)
-    r = recipe
-    means = {name: r.momentum * means[name] + (1 - r.momentum) * g for name, g in gradients.items()}
-    squares = {name: r.beta2 * squares[name] + (1 - r.beta2) * g**2 for name, g in gradients.items()}
-    after = {}
-    for name, w in weights.items():
-        step = means[name] / (np.sqrt(squares[name]) + r.epsilon)
-        if r.optimizer == "adamw" and is_kernel(name):
-            step = step + r.weight_decay * w
-        after[name] = (w - r.learning_rate * step).astype(w.dtype)
-    return after, (means, squares)
+def correction(beta: float, step: int) -> float:
+    """What an average that began at zero lacks, updates counted from 1."""
+    return 1 - beta**step
+
+
+def adam(
+    *,
+    first: Callable[[float, int], float] = correction,
+    second: Callable[[float, int], float] = correction,
+    seen: Callable[[Array, Array, float], Array] = lambda last, square, lacks: square,
+    divisor: Callable[[Array, float, Recipe], Array] = lambda square, lacks, r: np.sqrt(square / lacks) + r.epsilon,
+    carried: Callable[[float, Array], Array] = lambda beta, mean: beta * mean,
+) -> dict[str, Around]:
+    """Adam and AdamW (arXiv:1412.6980, algorithm 1), with something done otherwise.
+
+    `first` and `second` are the corrections of the two averages, `carried` is what is left of the first one at the
+    next update. The second is divided by as `seen(as seen last, the average, its correction)` and `divisor` have it.
+    """
+
+    def around(
+        method: Around, config: ViTConfig, weights: Weights, gradients: Arrays, state: Any, r: Recipe
+    ) -> tuple[Weights, Any]:
+        if r.optimizer == "sgd":
+            return method(weights, gradients, state, r)
+        zeros = {name: np.zeros_like(g) for name, g in gradients.items()}
+        step, means, squares, last = state or (0, zeros, zeros, zeros)
+        step, lacks = step + 1, second(r.beta2, step + 1)
+        means = {name: carried(r.momentum, means[name]) + (1 - r.momentum) * g for name, g in gradients.items()}
+        squares = {name: r.beta2 * squares[name] + (1 - r.beta2) * g**2 for name, g in gradients.items()}
+        last = {name: seen(last[name], square, lacks) for name, square in squares.items()}
+        after = {}
+        for name, w in weights.items():
+            move = means[name] / first(r.momentum, step) / divisor(last[name], lacks, r)
+            if r.optimizer == "adamw" and is_kernel(name):
+                move = move + r.weight_decay * w
+            after[name] = (w - r.learning_rate * move).astype(w.dtype)
+        return after, (step, means, squares, last)
+
+    return {"update": around}
+
+
+def uncorrected(beta: float, step: int) -> float:
+    return 1.0
+
+
+def kept_in_bfloat16(beta: float, mean: Array) -> Array:
+    """optax multiplies what it kept by beta, which is then as narrow."""
+    return to_bits(to_bits(np.array(beta), 8) * to_bits(mean, 8), 8)
 
 
 def decays_too(decayed: Callable[[str, np.ndarray], bool]) -> dict[str, Around]:
@@ -141,7 +173,40 @@ OPTIMIZER = (
     of_adam(
         name="no bias correction",
         seen="correct_bias=False of older AdamW",
-        around={"update": no_bias_correction},
+        around=adam(first=uncorrected, second=uncorrected),
+    ),
+    of_adam(
+        name="Adam's second correction a step late",
+        seen="a counter that is raised after the first step, or between the two corrections",
+        around=adam(second=lambda beta, step: correction(beta, max(step - 1, 1))),
+    ),
+    of_adam(
+        name="AMSGrad",
+        seen="amsgrad=True",
+        around=adam(seen=lambda last, square, lacks: np.maximum(last, square)),
+    ),
+    of_adam(
+        name="AMSGrad of corrected averages",
+        seen="optax.amsgrad, which corrects them before it takes the larger",
+        around=adam(
+            seen=lambda last, square, lacks: np.maximum(last, square / lacks),
+            divisor=lambda square, lacks, r: np.sqrt(square) + r.epsilon,
+        ),
+    ),
+    of_adam(
+        name="Adam's epsilon inside the root",
+        seen="eps_root for eps",
+        around=adam(divisor=lambda square, lacks, r: np.sqrt(square / lacks + r.epsilon)),
+    ),
+    of_adam(
+        name="Adam's epsilon before the correction",
+        seen="TensorFlow's Adam: the paper's epsilon hat",
+        around=adam(divisor=lambda square, lacks, r: (np.sqrt(square) + r.epsilon) / np.sqrt(lacks)),
+    ),
+    of_adam(
+        name="Adam's first moment in bfloat16",
+        seen="optax.adamw(mu_dtype=jnp.bfloat16)",
+        around=adam(carried=kept_in_bfloat16),
     ),
     of_adam(
         name="update uphill",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -44,13 +45,13 @@ def torch_optimizer(build: Callable[[Any, Any], Any], decays: Groups = train.dec
     return doing(update=method)
 
 
-def adam_like(**changes: float) -> Callable[[Any, Any], Any]:
+def adam_like(**changes: Any) -> Callable[[Any, Any], Any]:
     def build(recipe: Any, groups: Any) -> Any:
         if recipe.optimizer == "sgd":
             return sgd()(recipe, groups)
         kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-        betas = recipe.momentum, changes.get("beta2", recipe.beta2)
-        return kind(groups, lr=recipe.learning_rate, betas=betas, eps=changes.get("eps", recipe.epsilon))
+        given = {"betas": (recipe.momentum, recipe.beta2), "eps": recipe.epsilon}
+        return kind(groups, lr=recipe.learning_rate, **given | changes)
 
     return build
 
@@ -107,21 +108,58 @@ def adamw(recipe: Any, mask: Any, **changes: Any) -> optax.GradientTransformatio
     return optax.adamw(recipe.learning_rate, mask=mask, **given | changes)
 
 
-def uncorrected(recipe: Any) -> optax.GradientTransformation:
-    """Adam as it is first written down, without the two divisions."""
+def by_hand(direction: Callable[..., Any]) -> Callable[[Any], optax.GradientTransformation]:
+    """Adam as one writes it down: `direction(mean, square, update, recipe)`."""
 
-    def init(params: Any) -> Any:
-        zeros = jax.tree.map(np.zeros_like, params)
-        return zeros, zeros
+    def rule(recipe: Any) -> optax.GradientTransformation:
+        def init(params: Any) -> Any:
+            zeros = jax.tree.map(np.zeros_like, params)
+            return 0, zeros, zeros
 
-    def update(grads: Any, state: Any, params: Any) -> Any:
-        b1, b2 = recipe.momentum, recipe.beta2
-        m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state[0], grads)
-        v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state[1], grads)
-        return jax.tree.map(lambda m, v: m / (v**0.5 + recipe.epsilon), m, v), (m, v)
+        def update(grads: Any, state: Any, params: Any) -> Any:
+            t, b1, b2 = state[0] + 1, recipe.momentum, recipe.beta2
+            m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state[1], grads)
+            v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state[2], grads)
+            return jax.tree.map(lambda m, v: direction(m, v, t, recipe), m, v), (t, m, v)
 
+        return decaying(optax.GradientTransformation(init, update), recipe)
+
+    return rule
+
+
+def decaying(moments: optax.GradientTransformation, recipe: Any) -> optax.GradientTransformation:
     decay = optax.add_decayed_weights(recipe.weight_decay, mask=decayed)
-    return optax.chain(optax.GradientTransformation(init, update), decay, optax.scale(-recipe.learning_rate))
+    return optax.chain(moments, decay, optax.scale(-recipe.learning_rate))
+
+
+def uncorrected(m: Any, v: Any, t: int, recipe: Any) -> Any:
+    return m / (v**0.5 + recipe.epsilon)
+
+
+def corrected_late(m: Any, v: Any, t: int, recipe: Any) -> Any:
+    v_hat = v / (1 - recipe.beta2 ** max(t - 1, 1))
+    return m / (1 - recipe.momentum**t) / (v_hat**0.5 + recipe.epsilon)
+
+
+def tensorflows(m: Any, v: Any, t: int, recipe: Any) -> Any:
+    """The step's length is corrected, not its averages."""
+    return (1 - recipe.beta2**t) ** 0.5 / (1 - recipe.momentum**t) * m / (v**0.5 + recipe.epsilon)
+
+
+def amsgrad(recipe: Any) -> optax.GradientTransformation:
+    moments = optax.scale_by_amsgrad(b1=recipe.momentum, b2=recipe.beta2, eps=recipe.epsilon)
+    return decaying(moments, recipe)
+
+
+def moments_of_adam(**changes: Callable[[Any], Any]) -> Callable[[Any], optax.GradientTransformation]:
+    """optax's Adam with arguments that are functions of the recipe."""
+
+    def rule(recipe: Any) -> optax.GradientTransformation:
+        given = {"b1": recipe.momentum, "b2": recipe.beta2, "eps": recipe.epsilon}
+        changed = {name: change(recipe) for name, change in changes.items()}
+        return decaying(optax.scale_by_adam(**given | changed), recipe)
+
+    return rule
 
 
 def ascending(recipe: Any) -> optax.GradientTransformation:
@@ -147,8 +185,16 @@ def named(ending: str) -> Groups:
 
 OPTIMIZER: dict[str, Target] = {
     "Adam's epsilon 1e-7": torch_optimizer(adam_like(eps=1e-7)),
-    "Adam's second beta 0.99": torch_optimizer(adam_like(beta2=0.99)),
-    "no bias correction": in_optax(uncorrected, "adam", "adamw"),
+    "Adam's second beta 0.99": torch_optimizer(adam_like(betas=(0.9, 0.99))),
+    "no bias correction": in_optax(by_hand(uncorrected), "adam", "adamw"),
+    "Adam's second correction a step late": in_optax(by_hand(corrected_late), "adam", "adamw"),
+    "AMSGrad": torch_optimizer(adam_like(amsgrad=True)),
+    "AMSGrad of corrected averages": in_optax(amsgrad, "adam", "adamw"),
+    "Adam's epsilon inside the root": in_optax(
+        moments_of_adam(eps=lambda recipe: 0.0, eps_root=lambda recipe: recipe.epsilon), "adam", "adamw"
+    ),
+    "Adam's epsilon before the correction": in_optax(by_hand(tensorflows), "adam", "adamw"),
+    "Adam's first moment in bfloat16": in_optax(moments_of_adam(mu_dtype=lambda recipe: jnp.bfloat16), "adam", "adamw"),
     "update uphill": in_optax(ascending, "adam", "adamw", "sgd"),
     "decay of everything": in_optax(lambda recipe: adamw(recipe, None), "adamw"),
     "decay of all but vectors": torch_optimizer(adam_like(), decays=lambda name, p: p.ndim > 1),
