@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from conformance.faults import Around, Fault
+from conformance.faults import Around, Fault, is_kernel
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -45,6 +45,16 @@ def xavier(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Of a convolution, both fans count the pixels of its kernel."""
     fan_out = x.shape[-1] * int(np.prod(x.shape[:-2]))
     return rng.uniform(-1, 1, x.shape) * np.sqrt(6 / (fan_in(x) + fan_out))
+
+
+def as_in_multihead_attention(method: Around, config: ViTConfig, seed: int) -> Weights:
+    """torch.nn.MultiheadAttention's: Xavier's for query, key and value in one, nn.Linear's for the projection."""
+    rng, weights = np.random.default_rng(seed), dict(method(seed))
+    for name in [name for name in weights if "/attention/" in name and is_kernel(name)]:
+        inner = name.split("/")[-2] == "projection"
+        bound = np.sqrt((1 if inner else 6 / 4) / fan_in(weights[name]))
+        weights[name] = (bound * rng.uniform(-1, 1, weights[name].shape)).astype(weights[name].dtype)
+    return weights
 
 
 def untruncated(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -95,6 +105,13 @@ INITIAL = (
         name="Xavier's initialiser",
         seen="xavier_uniform",
         around=fresh("/kernel", xavier),
+    ),
+    Fault(
+        name="attention initialised by PyTorch",
+        rung="initialisation",
+        place="encoder/00/attention/query/kernel, *",
+        seen="torch.nn.MultiheadAttention: Xavier's of query, key and value stacked",
+        around={"initial": as_in_multihead_attention},
     ),
     of_kernels(
         name="Kaiming's initialiser",

@@ -9,6 +9,9 @@ from conformance.faults import Around, Fault, recipe_changed
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 
+Z_LOSS = 1e-4  # arXiv:2204.02311
+KERAS_EPSILON = 1e-7
+
 
 def times_batch(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe) -> Any:
     count = mask.sum()
@@ -52,6 +55,32 @@ def smooth_others_only(
     return method(
         logits, labels, mask, recipe.replace(label_smoothing=recipe.label_smoothing * classes / (classes - 1))
     )
+
+
+def with_z_loss(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe) -> Any:
+    """The squared logarithm of softmax's denominator is kept small."""
+    value, gradient = method(logits, labels, mask, recipe)
+    largest = logits.max(axis=-1, keepdims=True)
+    exponentials = np.exp(logits - largest)
+    total = exponentials.sum(axis=-1, keepdims=True)
+    z = np.log(total) + largest
+    share = Z_LOSS * (mask / mask.sum())[:, None]
+    return value + (share * z**2).sum(), gradient + 2 * share * z * exponentials / total
+
+
+def log_of_softmax(
+    method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe
+) -> Any:
+    """An epsilon keeps the logarithm finite, and small probabilities from counting in full."""
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    classes = logits.shape[-1]
+    smoothing = mask.dtype.type(recipe.label_smoothing)
+    targets = (1 - smoothing) * np.eye(classes, dtype=p.dtype)[labels] + smoothing / classes
+    share = (mask / mask.sum())[:, None]
+    value = -(share * targets * np.log(p + KERAS_EPSILON)).sum()
+    by_p = -share * targets / (p + KERAS_EPSILON)
+    return value, p * (by_p - (p * by_p).sum(axis=-1, keepdims=True))
 
 
 of_smoothing = partial(Fault, rung="loss", place="loss, smoothing 0.1, whole batch, float64")
@@ -99,6 +128,16 @@ LOSS = (
         name="loss of the wrong sign",
         seen="log-likelihood for loss",
         around={"loss": lambda m, c, *a: tuple(-x for x in m(*a))},
+    ),
+    of_loss(
+        name="z-loss added",
+        seen="PaLM's and T5X's 1e-4 · logsumexp²",
+        around={"loss": with_z_loss},
+    ),
+    of_loss(
+        name="logarithm of softmax and epsilon",
+        seen="log(softmax + 1e-7), after Keras's epsilon",
+        around={"loss": log_of_softmax},
     ),
 )
 

@@ -56,6 +56,11 @@ def unscaled(method: Around, images: Array, boxes: Array, flips: Array, recipe: 
     return 255 * method(images, boxes, flips, recipe) + shift
 
 
+def divided_by_256(method: Around, images: Array, boxes: Array, flips: Array, recipe: Recipe) -> Array:
+    shift = np.array(recipe.means, np.float32) / np.array(recipe.stds, np.float32)
+    return (method(images, boxes, flips, recipe) + shift) * np.float32(255 / 256) - shift
+
+
 def smaller_crops(
     method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe
 ) -> Array:
@@ -66,6 +71,16 @@ def smaller_crops(
 def centred(method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe) -> Array:
     boxes = np.array(method(seed, count, size, recipe))
     boxes[:, :2] = (np.array(size) - boxes[:, 2:]) // 2
+    return boxes
+
+
+def never_at_the_end(
+    method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe
+) -> Array:
+    """Corners in [0, room), where [0, room] is meant."""
+    boxes = np.array(method(seed, count, size, recipe))
+    room = np.array(size) - boxes[:, 2:]
+    boxes[:, :2] = np.random.default_rng(seed).integers(0, np.maximum(room, 1))
     return boxes
 
 
@@ -104,6 +119,11 @@ PIXELS = (
         around=pixels(unscaled),
     ),
     of_pixels(
+        name="pixels divided by 256",
+        seen="2 to the 8",
+        around=pixels(divided_by_256),
+    ),
+    of_pixels(
         name="flipped upside down",
         seen="axis 0 for axis 1",
         around=pixels(lambda m, x, b, f, r: m(np.where(f[:, None, None, None], x[:, ::-1, ::-1], x), b, f, r)),
@@ -137,6 +157,11 @@ PIXELS = (
         name="crops centred",
         seen="CenterCrop in training",
         around={"crops": centred},
+    ),
+    of_boxes(
+        name="crops that never reach the end",
+        seen="randint, whose end is excluded",
+        around={"crops": never_at_the_end},
     ),
     Fault(
         name="ratio of crops drawn uniformly",

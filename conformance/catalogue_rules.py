@@ -11,6 +11,7 @@ from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 
 Arrays = dict[str, np.ndarray]
+LEAST_RATE = 1e-6  # min_lr in MAE's fine-tuning
 
 
 # Around `clip(gradients, recipe)`.
@@ -95,6 +96,11 @@ def falling(share: Callable[[np.ndarray, Recipe], np.ndarray]) -> dict[str, Arou
 def cosine_to_a_tenth(found: np.ndarray, recipe: Recipe) -> np.ndarray:
     later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= recipe.warmup_epochs)
     return np.where(later, 0.9 * found + 0.1 * recipe.learning_rate, found)
+
+
+def cosine_with_a_floor(found: np.ndarray, recipe: Recipe) -> np.ndarray:
+    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= recipe.warmup_epochs)
+    return np.where(later, np.maximum(found, LEAST_RATE), found)
 
 
 of_clipping = partial(Fault, rung="clipping", place="too long: {leaf}")
@@ -191,6 +197,17 @@ SCHEDULE = (
         name="cosine to a tenth",
         seen="eta_min, alpha",
         around=rates(cosine_to_a_tenth),
+    ),
+    of_schedule(
+        name="cosine with a floor",
+        seen="max(rate, min_lr)",
+        around=rates(cosine_with_a_floor),
+    ),
+    of_schedule(
+        name="rates in float32",
+        seen="optax's schedules, whose steps are int32, without jax_enable_x64",
+        around=rates(lambda found, recipe: found.astype(np.float32).astype(found.dtype)),
+        float32_inside=True,
     ),
     of_schedule(
         name="no warm-up",

@@ -84,6 +84,13 @@ def central(size: tuple[int, int], recipe: Any) -> tuple[int, ...]:
     return (size[0] - height) // 2, (size[1] - width) // 2, height, width
 
 
+def before_the_end(size: tuple[int, int], recipe: Any) -> tuple[int, ...]:
+    scale, ratio = list(recipe.crop_scale), list(recipe.crop_ratio)
+    *_, height, width = transforms.RandomResizedCrop.get_params(torch.empty(1, *size), scale, ratio)
+    top, left = (int(torch.randint(0, max(room, 1), ())) for room in (size[0] - height, size[1] - width))
+    return top, left, height, width
+
+
 PIXELS: dict[str, Target] = {
     "pixels normalised by ImageNet's statistics": pixels(
         reference.data.crop_and_flip,
@@ -93,6 +100,10 @@ PIXELS: dict[str, Target] = {
     "pixels left at 0 to 255": pixels(
         reference.data.crop_and_flip, lambda x, recipe: (x - np.array(recipe.means)) / np.array(recipe.stds)
     ),
+    "pixels divided by 256": pixels(
+        reference.data.crop_and_flip,
+        lambda x, recipe: (x.astype(np.float32) / 256 - np.float32(recipe.means)) / np.float32(recipe.stds),
+    ),
     "flipped upside down": pixels(upside_down),
     "never flipped": pixels(never_flipped),
     "crops off by a pixel": pixels(a_pixel_up),
@@ -100,6 +111,7 @@ PIXELS: dict[str, Target] = {
     "resized to the nearest pixel": pixels(resized(InterpolationMode.NEAREST_EXACT)),
     "torchvision's default crop scale": crops(default_scale),
     "crops centred": crops(central),
+    "crops that never reach the end": crops(before_the_end),
 }
 
 
@@ -151,11 +163,21 @@ def one_key(model: nn.Module) -> None:
             twin.lecun_normal(layer.weight)
 
 
+def multihead(model: nn.Module) -> None:
+    """Each attention is PyTorch's own, taken apart."""
+    for part in parts(model, Attention):
+        own = nn.MultiheadAttention(part.query.in_features, part.config.num_heads)
+        for layer, kernel in zip((part.query, part.key, part.value), own.in_proj_weight.chunk(3), strict=True):
+            layer.weight.copy_(kernel)
+        part.projection.weight.copy_(own.out_proj.weight)
+
+
 INITIAL: dict[str, Target] = {
     "PyTorch's initialiser": fresh(lambda model: [part.reset_parameters() for part in dense_parts(model)]),
     "PyTorch's initialiser of kernels": each_kernel(lambda kernel: nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))),
     "biases drawn": fresh(default_biases),
     "Xavier's initialiser": each_kernel(nn.init.xavier_uniform_),
+    "attention initialised by PyTorch": fresh(multihead),
     "Kaiming's initialiser": each_kernel(nn.init.kaiming_normal_),
     "kernels drawn with deviation 0.02": each_kernel(lambda kernel: nn.init.trunc_normal_(kernel, std=0.02)),
     "normal not truncated": each_kernel(lambda kernel: nn.init.normal_(kernel, std=1 / math.sqrt(fan_in(kernel)))),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -69,6 +70,17 @@ def wrong_labels(self: Any, logits: Any, labels: Any, mask: Any) -> float:
     return float((logits.argmax(axis=-1) == (labels + 1) % logits.shape[-1]) @ mask / mask.sum())
 
 
+def with_z(z: Tensor, y: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    each = losses(z, y, smoothing) + 1e-4 * z.logsumexp(dim=-1) ** 2
+    return (each * mask).sum() / mask.sum()
+
+
+def of_probabilities(z: Tensor, y: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    targets = F.one_hot(y, z.shape[-1]).to(z.dtype) * (1 - smoothing) + smoothing / z.shape[-1]
+    each = -(targets * torch.log(z.softmax(dim=-1) + 1e-7)).sum(dim=-1)
+    return (each * mask).sum() / mask.sum()
+
+
 LOSS: dict[str, Target] = {
     "labels not smoothed": loss(lambda z, y, mask, smoothing: (losses(z, y, 0.0) * mask).sum() / mask.sum()),
     "smoothing of the other classes only": loss(others_only),
@@ -76,6 +88,8 @@ LOSS: dict[str, Target] = {
     "padding counted in the loss": loss(lambda z, y, mask, smoothing: losses(z, y, smoothing).mean()),
     "loss divided by the padded size": loss(lambda z, y, mask, smoothing: (losses(z, y, smoothing) * mask).mean()),
     "loss of the wrong sign": loss(lambda z, y, mask, smoothing: -(losses(z, y, smoothing) * mask).sum() / mask.sum()),
+    "z-loss added": loss(with_z),
+    "logarithm of softmax and epsilon": loss(of_probabilities),
     "padding counted in the accuracy": accuracy(lambda hits, mask: hits.mean()),
     "accuracy off by a class": doing(accuracy=wrong_labels),
 }
@@ -197,6 +211,21 @@ def cosine(share: Callable[[Any, int], float], least: float = 0.0) -> Target:
     return rates(rate)
 
 
+def clamped(recipe: Any, step: int) -> float:
+    warming_up = recipe.schedule == "constant" or step < recipe.warmup_epochs
+    return sound(recipe, step) if warming_up else max(sound(recipe, step), 1e-6)
+
+
+def optaxes(self: Any, recipe: Any) -> np.ndarray:
+    """optax's own schedules of int32 steps: JAX makes float32 of them."""
+    warmup = round(recipe.warmup_epochs)
+    after = optax.cosine_decay_schedule(recipe.learning_rate, max(recipe.epochs - warmup, 1))
+    if recipe.schedule == "constant":
+        after = optax.constant_schedule(recipe.learning_rate)
+    schedule = optax.join_schedules([optax.linear_schedule(0.0, recipe.learning_rate, warmup), after], [warmup])
+    return np.array([schedule(jnp.int32(step)) for step in range(recipe.epochs)], np.float64)
+
+
 def linear_lr(self: Any, recipe: Any) -> np.ndarray:
     """PyTorch's own schedulers, one after the other."""
     warmup = round(recipe.warmup_epochs)
@@ -227,5 +256,7 @@ SCHEDULE: dict[str, Target] = {
     "cosine to a tenth": cosine(
         lambda recipe, step: (step - round(recipe.warmup_epochs)) / (recipe.epochs - round(recipe.warmup_epochs)), 0.1
     ),
+    "cosine with a floor": rates(clamped),
+    "rates in float32": doing(rates=optaxes),
     "no warm-up": rates(lambda recipe, step: sound(recipe.replace(warmup_epochs=0.0), step)),
 }
