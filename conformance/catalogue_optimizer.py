@@ -92,8 +92,9 @@ def uncorrected(beta: float, step: int) -> float:
 
 
 def kept_in_bfloat16(beta: float, mean: Array) -> Array:
-    """optax multiplies what it kept by beta, which is then as narrow."""
-    return to_bits(to_bits(np.array(beta), 8) * to_bits(mean, 8), 8)
+    """optax multiplies what it kept by beta, which is then as narrow. XLA rounds to it by way of float32."""
+    kept = to_bits(mean.astype(np.float32), 8)
+    return to_bits(np.float32(to_bits(np.array(beta), 8)) * kept, 8).astype(mean.dtype)
 
 
 def decays_too(decayed: Callable[[str, np.ndarray], bool]) -> dict[str, Around]:
