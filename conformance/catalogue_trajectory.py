@@ -1,11 +1,13 @@
 """Faults of the course of training: around `train(weights, images, labels, recipe)`."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
+from conformance.retrain import Trained, one_gradient, retrained
 from conformance.training import STEPS
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -43,6 +45,48 @@ def weights_rounded(method: Around, weights: Weights, images: Array, labels: Arr
     narrow = {name: (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for name, x in weights.items()}
     return method(narrow, images, labels, recipe)
 
+
+def unclipped_and_still(ending: str) -> dict[str, Around]:
+    """A leaf without a gradient: it stays, and counts for no norm."""
+
+    def without(gradients: Weights) -> Weights:
+        return {leaf: np.zeros_like(g) if leaf.endswith(ending) else g for leaf, g in gradients.items()}
+
+    return trained(partial(retrained, without))
+
+
+def still(ending: str) -> dict[str, Around]:
+    """A leaf that is not updated, and whose gradient counts for the norm as ever."""
+
+    def kept(before: Weights, after: Weights) -> Weights:
+        return {leaf: before[leaf] if leaf.endswith(ending) else x for leaf, x in after.items()}
+
+    return trained(partial(retrained, as_it_is, kept=kept))
+
+
+def as_it_is(gradients: Weights) -> Weights:
+    return gradients
+
+
+def narrow_between_steps(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Trained:
+    """In float64 runs, what is kept from step to step is float32."""
+    if images.dtype != np.float64:
+        return method(weights, images, labels, recipe)
+    return retrained(as_it_is, method, weights, images, labels, recipe, kept=lambda before, after: in_float32(after))
+
+
+def in_float32(weights: Weights) -> Weights:
+    return {leaf: x.astype(np.float32).astype(x.dtype) for leaf, x in weights.items()}
+
+
+def loss_afterwards(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Trained:
+    """The loss of each batch under the weights that were updated for it."""
+    _, after = method(weights, images, labels, recipe)
+    losses = [one_gradient(method, *step, recipe)[0] for step in zip(after, images, labels, strict=True)]
+    return np.array(losses), after
+
+
+of_leaf = partial(Fault, rung="trajectory", place="plain SGD, step 01/parameters")
 
 TRAJECTORY = (
     Fault(
@@ -86,5 +130,38 @@ TRAJECTORY = (
         place="step 01/loss",
         seen="a checkpoint in half precision",
         around=trained(weights_rounded),
+    ),
+    of_leaf(
+        name="class token a buffer",
+        seen="register_buffer, or requires_grad=False, for a parameter",
+        around=unclipped_and_still("cls_token"),
+    ),
+    of_leaf(
+        name="positions a buffer",
+        seen="sinusoids, which are not trained, for learned positions",
+        around=unclipped_and_still("position_embedding"),
+    ),
+    of_leaf(
+        name="class token not updated",
+        seen="optax.set_to_zero for it after clipping, or a parameter group of rate 0",
+        around=still("cls_token"),
+    ),
+    of_leaf(
+        name="positions not updated",
+        seen="optax.set_to_zero for it after clipping, or a parameter group of rate 0",
+        around=still("position_embedding"),
+    ),
+    of_leaf(
+        name="parameters in float32 between steps",
+        seen="a state that is stored in float32",
+        around=trained(narrow_between_steps),
+        float32_inside=True,
+    ),
+    Fault(
+        name="loss after the step",
+        rung="trajectory",
+        place="plain SGD, step 01/loss",
+        seen="metrics of the updated state",
+        around=trained(loss_afterwards),
     ),
 )

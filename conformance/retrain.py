@@ -27,13 +27,17 @@ def retrained(
     images: np.ndarray,
     labels: np.ndarray,
     recipe: Recipe,
+    kept: Callable[[Weights, Weights], Weights] = lambda before, after: after,
 ) -> Trained:
-    """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped."""
+    """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped.
+
+    `kept(before, after)` are the weights that the next step begins with.
+    """
     moments = Moments(recipe)
     losses, after = [], []
     for step in range(len(images)):
         loss, gradients = one_gradient(method, weights, images[step], labels[step], recipe)
-        weights = moments.updated(weights, clipped(change(gradients), recipe), step)
+        weights = kept(weights, moments.updated(weights, clipped(change(gradients), recipe), step))
         losses.append(loss)
         after.append(weights)
     return np.array(losses), after

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import ml_dtypes
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from conformance.precision import from_torch, to_torch
 from conformance.rungs import Target
@@ -72,6 +74,45 @@ def clipped_late(self: Any, weights: Any, images: Array, labels: Array, recipe: 
     return np.array(losses), after
 
 
+def a_buffer(name: str) -> Target:
+    """A leaf that asks for no gradient."""
+    return loaded(lambda model: model.get_parameter(name).requires_grad_(False))
+
+
+def at_rate_0(name: str) -> Target:
+    """A leaf in a parameter group of its own, whose rate is 0."""
+    built = train.optimizer
+
+    def apart(recipe: Any, model: Any) -> Any:
+        optimizer, leaf = built(recipe, model), model.get_parameter(name)
+        for group in optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter is not leaf]
+        optimizer.add_param_group({"params": [leaf], "lr": 0.0})
+        return optimizer
+
+    def method(self: Any, *arguments: Any) -> Any:
+        with mock.patch.object(train, "optimizer", apart):
+            return sound(self, *arguments)
+
+    return doing(train=method)
+
+
+def stored_in_float32(self: Any, weights: Any, images: Array, labels: Array, *more: Any) -> Any:
+    for loss in Twin._steps(self, weights, images, labels, *more):
+        with torch.no_grad():
+            for leaf in self.state.parameters():
+                leaf.copy_(leaf.float())
+        yield loss
+
+
+def measured_late(self: Any, weights: Any, images: Array, labels: Array, recipe: Any, draw: Any) -> Any:
+    steps = Twin._steps(self, weights, images, labels, recipe, draw)
+    for batch, names, _ in zip(images, labels, steps, strict=True):
+        with torch.no_grad():
+            logits = self.model(to_torch(batch, "cpu"))
+        yield F.cross_entropy(logits, torch.tensor(names), label_smoothing=recipe.label_smoothing).numpy()
+
+
 def gradients(change: Callable[[torch.Tensor], torch.Tensor]) -> Target:
     """What the backward pass leaves in each parameter is changed before anything is done with it."""
     return loaded(lambda model: [leaf.register_hook(change) for leaf in model.parameters()])
@@ -93,4 +134,10 @@ COURSE: dict[str, Target] = {
     "gradients doubled": gradients(lambda g: 2 * g),
     "gradients kept in bfloat16": kept_in_bfloat16(torch.float64),
     "float32 training's gradients in bfloat16": kept_in_bfloat16(torch.float32),
+    "class token a buffer": a_buffer("embedding.cls_token"),
+    "positions a buffer": a_buffer("embedding.position_embedding"),
+    "class token not updated": at_rate_0("embedding.cls_token"),
+    "positions not updated": at_rate_0("embedding.position_embedding"),
+    "parameters in float32 between steps": doing(_steps=stored_in_float32),
+    "loss after the step": doing(_steps=measured_late),
 }
