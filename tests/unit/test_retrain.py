@@ -52,3 +52,17 @@ def test_one_step_of_plain_sgd_gives_the_gradient():
     own = side.gradients(WIDE, IMAGES[0], {"logits": upstream}).parameters
     assert abs(loss - value) <= FLOAT64
     assert largest(gradient, own) <= FLOAT64 * max(np.abs(g).max() for g in own.values())
+
+
+def test_what_is_kept_is_what_the_next_step_begins_with():
+    train, seen = Twin(CONFIG, "cpu").train, []
+
+    def kept(before, after):
+        seen.append((before, after))
+        return after | {"head/bias": before["head/bias"]}
+
+    _, course = retrained(lambda gradients: gradients, train, WIDE, IMAGES, LABELS, SHORT, kept=kept)
+
+    assert all(before is now for (before, _), now in zip(seen, [WIDE, *course], strict=False))
+    assert all((now["head/bias"] == WIDE["head/bias"]).all() for now in course)
+    assert largest(course[-1], seen[-1][1]) > 1000 * FLOAT64
