@@ -122,6 +122,7 @@ def _ask(function: Any, unanswered: set[object], *arguments: Any, **named: Any) 
 
 def _told(error: BaseException) -> CannotRun | Crash:
     unimplemented = isinstance(error, RuntimeError) and "not implemented for" in str(error)  # PyTorch
+    unimplemented |= isinstance(error, TypeError) and "np.ndarray of type ml_dtypes." in str(error)  # PyTorch, too
     unimplemented |= type(error).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and "UNIMPLEMENTED" in str(error)
     if isinstance(error, NotImplementedError) or unimplemented:
         return CannotRun(printable(str(error)) or type(error).__name__)

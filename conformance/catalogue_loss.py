@@ -4,8 +4,10 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from conformance.faults import Around, Fault, recipe_changed
+from conformance.precision import DTYPES
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 
@@ -45,6 +47,17 @@ def mean_of_means(count: int) -> Around:
         return (values, gradients) if recipe else values
 
     return around
+
+
+def narrow(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe) -> Any:
+    """Log-probabilities rounded to the logits' bfloat16; the gradient is rounded to it anyway."""
+    value, gradient = method(logits, labels, mask, recipe)
+    if logits.dtype != DTYPES["bfloat16"]:
+        return value, gradient
+    logs = special.log_softmax(logits.astype(np.float32), axis=-1).astype(logits.dtype).astype(np.float32)
+    own = logs[np.arange(len(labels)), labels]
+    losses = -(1 - recipe.label_smoothing) * own - recipe.label_smoothing * logs.mean(axis=-1)
+    return np.asarray((losses * mask).sum() / mask.sum(), mask.dtype), gradient
 
 
 def smooth_others_only(
@@ -138,6 +151,13 @@ LOSS = (
         name="logarithm of softmax and epsilon",
         seen="log(softmax + 1e-7), after Keras's epsilon",
         around={"loss": log_of_softmax},
+    ),
+    Fault(
+        name="loss in the logits' half precision",
+        rung="loss bfloat16",
+        place="loss, smoothing 0, image by image",
+        seen="cross-entropy of bfloat16 logits as they are",
+        around={"loss": narrow},
     ),
 )
 

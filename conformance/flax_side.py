@@ -76,7 +76,7 @@ class FlaxSide:
         self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray, recipe: Recipe
     ) -> tuple[np.ndarray, np.ndarray]:
         def value(logits: jax.Array) -> jax.Array:
-            targets = loss.targets(jnp.asarray(labels), logits.shape[-1], recipe.label_smoothing).astype(logits.dtype)
+            targets = loss.targets(jnp.asarray(labels), logits.shape[-1], recipe.label_smoothing).astype(mask.dtype)
             return loss.cross_entropy(logits, targets, jnp.asarray(mask))
 
         with computing(logits.dtype):

@@ -60,7 +60,11 @@ class TrainableSide(Protocol):
     def loss(
         self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray, recipe: Recipe
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Training's loss on the images whose mask is 1, and its gradient with respect to the logits."""
+        """Training's loss on the images whose mask is 1, and its gradient with respect to the logits.
+
+        The loss is computed in the mask's dtype, and the gradient has the logits': those may be bfloat16 where the mask
+        is float32, as in training whose activations are bfloat16.
+        """
 
     def accuracy(self, logits: np.ndarray, labels: np.ndarray, mask: np.ndarray) -> float:
         """The share of the images whose mask is 1 that are classified correctly."""

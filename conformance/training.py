@@ -68,6 +68,34 @@ def compare_loss(candidate: TrainableSide, reference: TrainableSide, config: ViT
     return tuple(diffs)
 
 
+def compare_narrow_loss(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
+    """Of bfloat16 logits: a loss as good as float32's, and a gradient as good as bfloat16's.
+
+    Each image alone: rounding errors of a mean cancel, by more or less luck.
+    """
+    logits, labels, _ = _answers(config)
+    narrow = rounded_array(logits, "bfloat16")
+    diffs = []
+    for smoothing in (0.0, 0.1):
+        plan = PLAN.replace(label_smoothing=smoothing)
+        ours, theirs = (_image_by_image(side, narrow, labels, np.float32, plan) for side in (candidate, reference))
+        truth = _image_by_image(reference, narrow.astype(np.float64), labels, np.float64, plan)
+        for part, precision, *values in zip(
+            ("loss", "gradient"), ("float32", "bfloat16"), ours, theirs, truth, strict=True
+        ):
+            what = f"{part}, smoothing {smoothing:g}, image by image"
+            diffs.append(measure(what, "alone", *values, precision, config.num_classes))
+    return tuple(diffs)
+
+
+def _image_by_image(
+    side: TrainableSide, logits: np.ndarray, labels: np.ndarray, dtype: type[np.floating], plan: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss and gradient of each, as those of a batch in which no other counts."""
+    answers = [side.loss(logits, labels, mask, plan) for mask in np.eye(len(labels), dtype=dtype)]
+    return np.stack([value for value, _ in answers]), np.stack([gradient for _, gradient in answers])
+
+
 def compare_metric(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
     """Accuracy: the same share, with and without padding."""
     logits, labels, padded = _answers(config)

@@ -19,8 +19,9 @@ TORCH_CLIP_EPSILON = 1e-6  # what torch.nn.utils.clip_grad_norm_ adds to the nor
 def cross_entropy(
     logits: Float[Tensor, "B classes"], labels: Int[Tensor, "B"], mask: Float[Tensor, "B"], label_smoothing: float
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats over the images whose mask is 1."""
-    losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
+    """Mean cross-entropy in nats over the images whose mask is 1; at least in float32."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(wide, labels, reduction="none", label_smoothing=label_smoothing)
     return (losses * mask).sum() / mask.sum()
 
 

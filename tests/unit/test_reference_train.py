@@ -69,6 +69,14 @@ def test_padding_counts_neither_in_the_loss_nor_in_the_accuracy():
     assert train.accuracy(LOGITS, torch.where(mask > 0, (right + 1) % 5, right), mask) == 0
 
 
+def test_the_loss_of_bfloat16_logits_is_computed_in_float32():
+    narrow, mask = LOGITS.bfloat16(), torch.ones(len(LABELS))
+    loss = train.cross_entropy(narrow, LABELS, mask, 0.1)
+    assert loss.dtype == torch.float32
+    assert loss == train.cross_entropy(narrow.float(), LABELS, mask, 0.1)
+    assert loss != F.cross_entropy(narrow, LABELS, label_smoothing=0.1)
+
+
 def test_the_schedule_is_taken_from_its_first_rate():
     layer = torch.nn.Linear(2, 2)
     optimizer = train.optimizer(plan(), layer)

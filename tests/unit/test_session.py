@@ -134,6 +134,20 @@ def test_a_rung_that_a_target_cannot_run_is_not_verified(suite, error):
     assert left.rungs()["loss"]["headline"].startswith("the target cannot run this: ")
 
 
+def test_a_target_whose_loss_takes_no_bfloat16_is_judged_by_the_others(suite):
+    through_torch = "__import__('torch').tensor(logits).numpy()"
+    refusing = f"def loss(self, logits, *arguments): return super().loss({through_torch}, *arguments)"
+    left = suite(target=mine(refusing), rungs="loss,loss bfloat16")
+
+    left.assert_that_all_agree()
+    assert left.verdict == "pass"
+    assert {name: left.rungs()[name]["status"] for name in ("loss", "loss bfloat16")} == {
+        "loss": "pass",
+        "loss bfloat16": "not verified",
+    }
+    assert left.rungs()["loss bfloat16"]["headline"].startswith("the target cannot run in this precision: ")
+
+
 BROKEN = r"""
 from conformance.flax_side import FlaxSide
 

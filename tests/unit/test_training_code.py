@@ -5,7 +5,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 from conformance.catalogue import AROUND
@@ -16,7 +18,7 @@ from conformance.loop import EXAMPLES, compare_epochs
 from conformance.mutation import sound
 from conformance.rungs import BY_NAME
 from conformance.torch_side import Twin
-from conformance.training import PLAIN, PLAN, STEPS, half_clipped, training_batches
+from conformance.training import PLAIN, PLAN, STEPS, compare_narrow_loss, half_clipped, training_batches
 from vit_flax import train
 from vit_flax.config import preset
 from vit_flax.train import TrainState
@@ -91,6 +93,25 @@ def test_targets_that_are_not_mixed_are_seen(monkeypatch, compiled_anew):
         train, "mix", lambda rng, images, targets, *alphas: (mix(rng, images, targets, *alphas)[0], targets)
     )
     assert first_failure("augmentation") == "mixup, targets that say what is seen"
+
+
+def test_a_loss_that_stays_in_bfloat16_is_seen(monkeypatch):
+    def cross_entropy(logits, targets, mask=None):
+        return train.loss.masked_mean(optax.softmax_cross_entropy(logits, targets.astype(logits.dtype)), mask)
+
+    monkeypatch.setattr(train.loss, "cross_entropy", cross_entropy)
+    assert first_failure("loss") is None
+    assert first_failure("loss bfloat16") == "loss, smoothing 0, image by image"
+
+
+def test_a_gradient_worse_than_bfloat16s_is_seen():
+    class Coarse(FlaxSide):
+        def loss(self, logits, labels, mask, recipe):
+            value, gradient = super().loss(logits, labels, mask, recipe)
+            return value, gradient.astype(ml_dtypes.float8_e4m3fn).astype(gradient.dtype)
+
+    failures = causes_first(compare_narrow_loss(Coarse(CONFIG), Twin(CONFIG, "cpu"), CONFIG))
+    assert [diff.tap.partition(",")[0] for diff in failures] == ["gradient"] * 2
 
 
 def test_evaluation_with_dropout_is_seen(monkeypatch, compiled_anew):

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from conformance.flax_side import FlaxSide
+from conformance.precision import from_torch, to_torch
 from conformance.rungs import Target
 from reference import train
 from tests.unit.ports.port import doing
@@ -25,10 +26,10 @@ def loss(compute: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Target:
     """`compute(logits, labels, mask, smoothing)`."""
 
     def method(self: Any, logits: Any, labels: Any, mask: Any, recipe: Any) -> Any:
-        z = torch.tensor(logits, requires_grad=True)
+        z = to_torch(logits, "cpu").requires_grad_()
         value = compute(z, torch.tensor(labels), torch.tensor(mask), recipe.label_smoothing)
         value.backward()
-        return value.detach().numpy(), z.grad.numpy()
+        return from_torch(value), from_torch(z.grad)
 
     return doing(loss=method)
 
@@ -90,6 +91,9 @@ LOSS: dict[str, Target] = {
     "loss of the wrong sign": loss(lambda z, y, mask, smoothing: -(losses(z, y, smoothing) * mask).sum() / mask.sum()),
     "z-loss added": loss(with_z),
     "logarithm of softmax and epsilon": loss(of_probabilities),
+    "loss in the logits' half precision": loss(
+        lambda z, y, mask, smoothing: (losses(z, y, smoothing) * mask).sum() / mask.sum()
+    ),
     "padding counted in the accuracy": accuracy(lambda hits, mask: hits.mean()),
     "accuracy off by a class": doing(accuracy=wrong_labels),
 }
