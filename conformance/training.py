@@ -80,11 +80,9 @@ def compare_narrow_loss(candidate: TrainableSide, reference: TrainableSide, conf
         plan = PLAN.replace(label_smoothing=smoothing)
         ours, theirs = (_image_by_image(side, narrow, labels, np.float32, plan) for side in (candidate, reference))
         truth = _image_by_image(reference, narrow.astype(np.float64), labels, np.float64, plan)
-        for part, precision, *values in zip(
-            ("loss", "gradient"), ("float32", "bfloat16"), ours, theirs, truth, strict=True
-        ):
+        for i, (part, precision) in enumerate((("loss", "float32"), ("gradient", "bfloat16"))):
             what = f"{part}, smoothing {smoothing:g}, image by image"
-            diffs.append(measure(what, "alone", *values, precision, config.num_classes))
+            diffs.append(measure(what, "alone", ours[i], theirs[i], truth[i], precision, config.num_classes))
     return tuple(diffs)
 
 
