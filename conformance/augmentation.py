@@ -4,6 +4,7 @@ Two sound sides draw differently: shares and distributions of draws are compared
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -18,9 +19,10 @@ from vit_flax.recipe import Recipe, recipe
 
 SIZE = (12, 16)  # of the images: small, and not square
 STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
+ERASED_STEPS, ERASING = 128, 0.75  # not 1 / 2, which is what is erased where the probability is that of keeping
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
 EITHER_STEPS = 256  # of one of two ways to mix
-CHECKS = 12  # that are statistical, among which false alarms are shared out
+CHECKS = 21  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
 Inputs = tuple[np.ndarray, np.ndarray]  # images and targets
@@ -40,11 +42,11 @@ def plan(config: ViTConfig, **changes: object) -> Recipe:
 
 
 def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
-    """Nothing, flips, crops, mixup, CutMix, either of the two: one at a time, until one differs.
+    """Nothing, flips, crops, erasing, mixup, CutMix, either of the two: one at a time, until one differs.
 
     A reference that draws the same at every step, as a hypothesis may, is asked for no shares: they are of one draw.
     """
-    checks = (_as_they_are, _flips, _crops, _mixup, _cutmix, _either)
+    checks = (_as_they_are, _flips, _crops, _erasing, _mixup, _cutmix, _either)
     diffs: list[Diff] = []
     for check in checks:
         diffs += check(candidate, reference, config)
@@ -159,6 +161,72 @@ def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
         _shares("crops, alike from image to image", by_image, their_by_image),
         _shares("crops, alike from step to step", by_step, their_by_step),
     ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Erased:
+    """Whether images are erased, and whether they are as their neighbours, by step and image; and of each rectangle
+    (rectangles, 1) where it is, of what shape, and what is in it.
+
+    Each rectangle of a step counts once: a side that draws one for all images has drawn no more.
+    """
+
+    erased: np.ndarray
+    alike: list[np.ndarray]  # the same pixels erased: from image to image, and from step to step
+    whole: np.ndarray  # the pixels fill a rectangle
+    repeats: np.ndarray  # at least half of the values had been there before
+    moments: dict[str, np.ndarray]
+    views: dict[str, np.ndarray]
+
+
+def _erase(side: TrainableSide, config: ViTConfig) -> Erased:
+    """What becomes of noisy images, whose pixels differ from any that they are replaced by."""
+    pixels, p = _noise(IMAGES, config), plan(config, erasing=ERASING)
+    labels = np.zeros(IMAGES, np.int64)
+    seen = np.stack([side.augment(pixels, labels, 0, step, p)[0] for step in range(ERASED_STEPS)])
+    changed = (np.abs(_levels(seen, p) - pixels) > tolerances.GREY_LEVELS).any(axis=-1)
+    fates = [(changed[:, ::2] == changed[:, 1::2]), (changed[::2] == changed[1::2])]
+    erased = changed.any(axis=(2, 3))
+    found: dict[Any, tuple[int, np.ndarray]] = {}
+    for step, image in np.argwhere(erased):
+        inside = changed[step, image]
+        rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+        box = rows[0], columns[0], rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+        found.setdefault((step, box), (int(inside.sum()), seen[step, image][inside].astype(np.float64)))
+    top, left, height, width = np.array([box for _, box in found], np.float64).reshape(-1, 4).T
+    whole = [count == box[2] * box[3] for (_, box), (count, _) in found.items()]
+    values = [values for _, values in found.values()]
+    return Erased(
+        erased=erased,
+        alike=[fate.all(axis=(2, 3)) for fate in fates],
+        whole=np.array(whole)[:, None],
+        repeats=np.array([len(np.unique(inside)) <= inside.size / 2 for inside in values])[:, None],
+        moments={
+            "mean": np.array([inside.mean() for inside in values])[:, None],
+            "mean square": np.array([(inside**2).mean() for inside in values])[:, None],
+        },
+        views={"area": height * width, "ratio": height / width, "top": top, "left": left},
+    )
+
+
+def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    ours, theirs = (_erase(side, config) for side in (candidate, reference))
+    diffs = [_shares("erasing, share", ours.erased, theirs.erased)]
+    for what, mine, expected in zip(("image to image", "step to step"), ours.alike, theirs.alike, strict=True):
+        diffs.append(_shares(f"erasing, alike from {what}", mine, expected))
+    if min(len(ours.whole), len(theirs.whole)) < 2:
+        return diffs  # there is nothing more to compare
+    diffs += [
+        _shares("erasing, whole rectangles", ours.whole, theirs.whole),
+        _shares("erasing, values that come again", ours.repeats, theirs.repeats),
+    ]
+    for name, mine in ours.moments.items():
+        diffs.append(_shares(f"erasing, {name} of the values", mine, theirs.moments[name]))
+    limit = power.distance_allowed(len(ours.whole), len(theirs.whole), LEVEL)
+    for name, mine in ours.views.items():
+        distance = float(stats.ks_2samp(mine, theirs.views[name], method="asymp").statistic)
+        diffs.append(Diff(f"erasing, {name}", "alone", distance, None, limit))
+    return diffs
 
 
 @dataclasses.dataclass(frozen=True)

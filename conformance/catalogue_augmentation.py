@@ -77,6 +77,52 @@ def share_as_drawn(
     return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed.astype(targets.dtype)
 
 
+Rectangle = tuple[int, int, int, int]  # top, left, height, width
+
+
+def rectangle(rng: np.random.Generator, size: tuple[int, int], area: tuple[float, float], by_log: bool) -> Rectangle:
+    """As torchvision draws it, but for the range of its area; or with a ratio that is drawn uniformly."""
+    low, high = 0.3, 3.3
+    for _ in range(10):
+        pixels = size[0] * size[1] * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(np.log(low), np.log(high))) if by_log else rng.uniform(low, high)
+        height, width = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
+        if height < size[0] and width < size[1]:
+            return int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1)), height, width
+    return 0, 0, 0, 0
+
+
+def noise(rng: np.random.Generator, shape: tuple[int, ...], recipe: Recipe) -> np.ndarray:
+    return rng.standard_normal(shape)
+
+
+def normalised_noise(rng: np.random.Generator, shape: tuple[int, ...], recipe: Recipe) -> np.ndarray:
+    return (rng.standard_normal(shape) - recipe.means) / recipe.stds
+
+
+def erased_by(
+    fill: Callable[[np.random.Generator, tuple[int, ...], Recipe], np.ndarray] = noise,
+    area: tuple[float, float] = (0.02, 1 / 3),
+    by_log: bool = True,
+    by_batch: bool = False,
+) -> dict[str, Around]:
+    """Erased otherwise: `fill(rng, (height, width, channels), recipe)` is what a rectangle is filled with."""
+
+    def change(method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe) -> Inputs:
+        seen, targets = method(images, labels, seed, step, recipe.replace(erasing=0.0))
+        if not recipe.erasing:
+            return seen, targets
+        rng, seen = np.random.default_rng([seed, step]), np.array(seen)
+        for part in [seen] if by_batch else seen[:, None]:
+            if rng.random() < recipe.erasing:
+                top, left, height, width = rectangle(rng, images.shape[1:3], area, by_log)
+                value = fill(rng, (height, width, images.shape[3]), recipe)
+                part[:, top : top + height, left : left + width] = value
+        return seen, targets
+
+    return augmented(change)
+
+
 of_inputs = partial(Fault, rung="augmentation")
 
 AUGMENTATION = (
@@ -115,6 +161,54 @@ AUGMENTATION = (
         place="crops, alike from image to image",
         seen="a transform of the stacked batch",
         around=augmented(one_crop_a_batch),
+    ),
+    of_inputs(
+        name="nothing erased",
+        place="erasing, share",
+        seen="a field of the recipe that is not read",
+        around=recipe_changed("augment", erasing=0.0),
+    ),
+    of_inputs(
+        name="erased half of the time",
+        place="erasing, share",
+        seen="torchvision's default p",
+        around=recipe_changed("augment", erasing=lambda r: 0.5 if r.erasing else 0.0),
+    ),
+    of_inputs(
+        name="one rectangle erased for a batch",
+        place="erasing, alike from image to image",
+        seen="RandomErasing of the stacked batch",
+        around=erased_by(by_batch=True),
+    ),
+    of_inputs(
+        name="erased with zeros",
+        place="erasing, values that come again",
+        seen="torchvision's default value, timm's mode const",
+        around=erased_by(lambda rng, shape, recipe: np.zeros(shape)),
+    ),
+    of_inputs(
+        name="erased with one colour",
+        place="erasing, values that come again",
+        seen="timm's mode rand",
+        around=erased_by(lambda rng, shape, recipe: np.broadcast_to(rng.standard_normal(shape[2:]), shape)),
+    ),
+    of_inputs(
+        name="erased before normalising",
+        place="erasing, mean of the values",
+        seen="RandomErasing in front of Normalize",
+        around=erased_by(normalised_noise),
+    ),
+    of_inputs(
+        name="up to 0.4 of the area erased",
+        place="erasing, area",
+        seen="the paper's code for CIFAR-10",
+        around=erased_by(area=(0.02, 0.4)),
+    ),
+    of_inputs(
+        name="ratio of erasing drawn uniformly",
+        place="erasing, ratio",
+        seen="the paper's code; torchvision and timm draw its logarithm",
+        around=erased_by(by_log=False),
     ),
     of_inputs(
         name="mixed images keep their targets",

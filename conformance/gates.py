@@ -8,6 +8,7 @@ import math
 from scipy import stats
 
 from conformance import augmentation, initialisation, loop, pixels, power, randomness, tolerances
+from reference.data import ERASED_AREA
 from vit_flax.config import preset
 from vit_flax.weights import canonical_shapes
 
@@ -19,7 +20,16 @@ Row = tuple[str, str, int, str]
 
 def table() -> str:
     """Markdown, derived from the gates' own numbers."""
-    rows = [HEADER, ("---",) * len(HEADER), *_boxes(), *_fresh_weights(), *_dropout(), *_epochs(), *_augmentation()]
+    rows = [
+        HEADER,
+        ("---",) * len(HEADER),
+        *_boxes(),
+        *_fresh_weights(),
+        *_dropout(),
+        *_epochs(),
+        *_augmentation(),
+        *_erasing(),
+    ]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
@@ -80,6 +90,38 @@ def _augmentation() -> list[Row]:
         ("augmentation", "targets that do not say what is seen", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),
         ("augmentation", "own share of mixup and CutMix", a.MIXED_STEPS, f"distributions {own:.2f} apart"),
         ("augmentation", "share of mixup, of the two", a.EITHER_STEPS, f"{either:.2f} of 0.5"),
+    ]
+
+
+def _erasing() -> list[Row]:
+    a = augmentation
+    images, level = a.ERASED_STEPS * a.IMAGES, a.LEVEL
+    n, pairs = round(images * a.ERASING), images // 2
+    share = power.share_seen(a.ERASING, images, images, level, known=a.IMAGES)
+    spared = (1 - a.ERASING) ** 2  # two that are not erased are alike; of two rectangles hardly any are
+    fate = power.share_seen(spared, pairs, pairs, level, known=a.IMAGES // 2)
+    # One over the values in a rectangle, on average: its area is uniform.
+    low, high = (math.prod(a.SIZE) * CONFIG.channels * share for share in ERASED_AREA)
+    few = math.log(high / low) / (high - low)
+    mean = power.mean_seen(math.sqrt(few), n, n, level, known=n)
+    square = power.mean_seen(math.sqrt(2 * few), n, n, level, known=n)
+    return [
+        ("augmentation", "erasing, share", images, f"{share:.3f} of {a.ERASING:g}"),
+        ("augmentation", "erasing, neighbours alike", pairs, f"{fate:.3f} of {spared:.3f}"),
+        (
+            "augmentation",
+            "erasing, rectangles with holes, or of few values",
+            n,
+            f"{power.exception_seen(n, level, known=n):.3f} of all",
+        ),
+        ("augmentation", "erasing, mean of the values", n, f"{mean:.3f} of a standard deviation"),
+        ("augmentation", "erasing, mean square of the values", n, f"{square:.3f} of 1"),
+        (
+            "augmentation",
+            "erasing: area, ratio, place",
+            n,
+            f"distributions {power.distance_seen(n, n, level):.3f} apart",
+        ),
     ]
 
 

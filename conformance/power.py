@@ -28,6 +28,11 @@ def share_seen(share: float, n: int, m: int, level: float, known: int | None = N
     return deviations_seen(level, known) * math.sqrt(share * (1 - share) * (1 / n + 1 / m))
 
 
+def mean_seen(deviation: float, n: int, m: int, level: float, known: int | None = None) -> float:
+    """Of a mean of independent draws of that standard deviation: the difference that is seen."""
+    return deviations_seen(level, known) * deviation * math.sqrt(1 / n + 1 / m)
+
+
 def exception_seen(n: int, level: float, known: int | None = None) -> float:
     """Of what is always so: the share of exceptions that is seen.
 

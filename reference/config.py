@@ -52,5 +52,6 @@ class Recipe:
     flip: bool
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
+    erasing: float
     mixup: float
     cutmix: float

@@ -21,6 +21,8 @@ Transform = Callable[[Any], Any]  # of a PIL image
 IMAGE_SIZE = 32
 CROP_SCALES = (0.8, 1.0)
 CROP_RATIO = (0.9, 1.1)
+ERASED_AREA = (0.02, 1 / 3)  # as a share of the image's: timm's; torchvision has 0.33
+ERASED_RATIO = (0.3, 3.3)  # height over width
 # float32, where the article has float64: those would make batches float64, for JAX to round.
 DATA_MEANS = np.array([0.49139968, 0.48215841, 0.44653091], dtype=np.float32)
 DATA_STD = np.array([0.24703223, 0.24348513, 0.26158784], dtype=np.float32)
@@ -123,6 +125,12 @@ def crop_and_flip(image: np.ndarray, box: Sequence[int], flip: bool) -> np.ndarr
         picture = functional.hflip(picture)
     size = list(image.shape[:2])
     return np.array(functional.resized_crop(picture, *map(int, box), size)).reshape(image.shape)
+
+
+def erased(image: np.ndarray, probability: float) -> np.ndarray:
+    """torchvision's random erasing with noise, of a normalised float32 image, from torch's global generator."""
+    erase = transforms.RandomErasing(probability, scale=ERASED_AREA, ratio=ERASED_RATIO, value="random")
+    return erase(torch.tensor(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
 
 
 def crop_boxes(count: int, image_size: tuple[int, int], scale: Sequence[float], ratio: Sequence[float]) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reference.config import Recipe
-from reference.data import crop_and_flip, crop_boxes
+from reference.data import crop_and_flip, crop_boxes, erased
 
 Batch = tuple[np.ndarray, np.ndarray]  # images, and for each a distribution over the classes
 Weights = dict[str, np.ndarray]
@@ -31,7 +31,7 @@ def normalised(images: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def augment(images: np.ndarray, labels: np.ndarray, classes: int, recipe: Recipe) -> Batch:
-    """A batch as a training step sees it: flipped and cropped image by image, normalised, and mixed."""
+    """A batch as a training step sees it: flipped and cropped image by image, normalised, erased in part, and mixed."""
     count, height, width, _ = images.shape
     if recipe.flip:
         flips = torch.rand(count) < 0.5
@@ -39,9 +39,12 @@ def augment(images: np.ndarray, labels: np.ndarray, classes: int, recipe: Recipe
     if recipe.crop_scale != (1.0, 1.0):
         boxes = crop_boxes(count, (height, width), recipe.crop_scale, recipe.crop_ratio)
         images = np.stack([crop_and_flip(image, box, flip=False) for image, box in zip(images, boxes, strict=True)])
+    seen = normalised(images, recipe)
+    if recipe.erasing:
+        seen = np.stack([erased(image, recipe.erasing) for image in seen])
     one_hot = np.eye(classes, dtype=np.float32)[labels]
     targets = (1 - recipe.label_smoothing) * one_hot + recipe.label_smoothing / classes
-    return mixed(normalised(images, recipe), targets.astype(np.float32), recipe)
+    return mixed(seen, targets.astype(np.float32), recipe)
 
 
 def mixed(images: np.ndarray, targets: np.ndarray, recipe: Recipe) -> Batch:

@@ -40,6 +40,14 @@ def share_off(by):
     return alarm
 
 
+def mean_off(by):
+    def alarm(rng):
+        ours, theirs = 2 * rng.standard_normal(N) + by, 2 * rng.standard_normal(N)
+        return apart(ours[None, :, None], theirs[None, :, None]) > power.quantile(LEVEL, known=N)
+
+    return alarm
+
+
 def spread_off(by):
     def alarm(rng):
         ours, theirs = math.exp(by) * rng.standard_normal(N), rng.standard_normal(N)
@@ -70,6 +78,7 @@ GATES = {
     "exceptions": (exceptions, power.exception_seen(N, LEVEL)),
     "distance": (shifted, power.distance_seen(N, N, LEVEL)),
     "share": (share_off, power.share_seen(0.5, N, N, LEVEL)),
+    "mean": (mean_off, power.mean_seen(2.0, N, N, LEVEL, known=N)),
     "spread": (spread_off, power.spread_seen(3.0, N, N, LEVEL)),
     "beyond": (beyond_off, power.beyond_seen(N, N, LEVEL)),
 }

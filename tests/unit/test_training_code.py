@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from conformance.augmentation import CHECKS, ERASING, _erasing
 from conformance.catalogue import AROUND
 from conformance.compare import causes_first
 from conformance.diagnose import diagnose
@@ -19,7 +20,7 @@ from conformance.mutation import sound
 from conformance.rungs import BY_NAME
 from conformance.torch_side import Twin
 from conformance.training import PLAIN, PLAN, STEPS, compare_narrow_loss, half_clipped, training_batches
-from vit_flax import train
+from vit_flax import erase, train
 from vit_flax.config import preset
 from vit_flax.train import TrainState
 
@@ -85,6 +86,61 @@ def test_flips_of_whole_batches_are_seen(monkeypatch, compiled_anew):
     draw = jax.random.bernoulli
     monkeypatch.setattr(jax.random, "bernoulli", lambda key, p, shape: jnp.broadcast_to(draw(key, p, (1,)), shape))
     assert first_failure("augmentation") == "flips, alike from image to image"
+
+
+def erasing(change):
+    """vit_flax's erasing, with something done to what comes out of it: `change(rng, images, erased)`."""
+    return lambda rng, images, probability: change(rng, images, train_erase(rng, images, probability))
+
+
+train_erase = train.erase
+ERASED_OTHERWISE = {
+    "erasing, share": lambda rng, images, erased: train_erase(rng, images, 0.5),
+    "erasing, alike from image to image": lambda rng, images, erased: jnp.where(
+        (erased != images)[:1], erased[:1], images
+    ),
+    "erasing, alike from step to step": lambda rng, images, erased: train_erase(jax.random.key(0), images, ERASING),
+    "erasing, whole rectangles": lambda rng, images, erased: jnp.where(
+        jax.random.bernoulli(rng, 0.9, images.shape[:3])[..., None], erased, images
+    ),
+    "erasing, values that come again": lambda rng, images, erased: jnp.where(erased != images, 0, images),
+    "erasing, mean of the values": lambda rng, images, erased: jnp.where(erased != images, erased + 0.1, images),
+    "erasing, mean square of the values": lambda rng, images, erased: jnp.where(erased != images, erased * 1.1, images),
+}
+RECTANGLES_OTHERWISE = {
+    "erasing, area": lambda top, left, tall, wide: (top, left, (tall + 1) // 2, (wide + 1) // 2),
+    "erasing, ratio": lambda top, left, tall, wide: (
+        0 * top,
+        0 * left,
+        jnp.maximum(tall, wide),
+        jnp.minimum(tall, wide),
+    ),
+    "erasing, top": lambda top, left, tall, wide: (top // 2, left, tall, wide),
+    "erasing, left": lambda top, left, tall, wide: (top, left // 2, tall, wide),
+}
+
+
+def erasing_failures():
+    return [diff.tap for diff in _erasing(FlaxSide(CONFIG), Twin(CONFIG, "cpu"), CONFIG) if not diff.passes]
+
+
+@pytest.mark.parametrize("place", ERASED_OTHERWISE)
+def test_what_is_erased_otherwise_is_seen(monkeypatch, compiled_anew, place):
+    monkeypatch.setattr(train, "erase", erasing(ERASED_OTHERWISE[place]))
+    assert erasing_failures()[0] == place
+
+
+@pytest.mark.parametrize("place", RECTANGLES_OTHERWISE)
+def test_rectangles_that_are_drawn_otherwise_are_seen(monkeypatch, compiled_anew, place):
+    draw = erase.draw_rectangles
+    monkeypatch.setattr(erase, "draw_rectangles", lambda *arguments: RECTANGLES_OTHERWISE[place](*draw(*arguments)))
+    assert erasing_failures()[0] == place
+
+
+def test_false_alarms_are_shared_out_among_all_that_is_drawn_in_augmentation():
+    diffs = BY_NAME["augmentation"].climb(ground())
+    statistical = [diff for diff in diffs if diff.limit > 0 and not diff.tap.startswith("as they are")]
+    assert len(statistical) == CHECKS
 
 
 def test_targets_that_are_not_mixed_are_seen(monkeypatch, compiled_anew):
