@@ -4,6 +4,8 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+import torch
+from torchvision import transforms
 
 from conformance.faults import Around, Fault, recipe_changed
 from vit_flax.recipe import Recipe
@@ -28,18 +30,32 @@ def flipped_by(drawn: Callable[[np.random.Generator, int], np.ndarray]) -> dict[
     return augmented(change)
 
 
-def one_crop_a_batch(
+def once_a_batch(where: Callable[[Recipe], bool]) -> dict[str, Around]:
+    """Under such recipes, each image gets the draws of the first."""
+
+    def change(method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe) -> Inputs:
+        if not where(recipe):
+            return method(images, labels, seed, step, recipe)
+        first = []
+        for image in np.unique(images, axis=0):
+            seen, _ = method(np.broadcast_to(image, images.shape).copy(), labels, seed, step, recipe)
+            first.append((image, seen[0]))
+        changed = [next(seen for known, seen in first if np.array_equal(known, image)) for image in images]
+        return np.stack(changed), method(images, labels, seed, step, recipe)[1]
+
+    return augmented(change)
+
+
+def rand_augment(
     method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
 ) -> Inputs:
-    """Each image gets the draws of the first."""
-    if recipe.crop_scale == (1.0, 1.0):
-        return method(images, labels, seed, step, recipe)
-    first = []
-    for image in np.unique(images, axis=0):
-        seen, _ = method(np.broadcast_to(image, images.shape).copy(), labels, seed, step, recipe)
-        first.append((image, seen[0]))
-    cropped = [next(seen for known, seen in first if np.array_equal(known, image)) for image in images]
-    return np.stack(cropped), method(images, labels, seed, step, recipe)[1]
+    """torchvision's RandAugment, with its defaults: two operations of one strength."""
+    if recipe.trivial_augment:
+        with torch.random.fork_rng():
+            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            drawn = [transforms.RandAugment()(torch.tensor(image).permute(2, 0, 1)) for image in images]
+        images = np.stack([image.permute(1, 2, 0).numpy() for image in drawn])
+    return method(images, labels, seed, step, recipe.replace(trivial_augment=False))
 
 
 def targets_left(
@@ -160,7 +176,7 @@ AUGMENTATION = (
         name="one crop for a batch",
         place="crops, alike from image to image",
         seen="a transform of the stacked batch",
-        around=augmented(one_crop_a_batch),
+        around=once_a_batch(lambda r: r.crop_scale != (1.0, 1.0)),
     ),
     of_inputs(
         name="nothing erased",
@@ -239,5 +255,23 @@ AUGMENTATION = (
         place="mixup or CutMix, share of mixup",
         seen="switch_prob=0",
         around=recipe_changed("augment", cutmix=lambda r: 0.0 if r.mixup else r.cutmix),
+    ),
+    of_inputs(
+        name="one operation of TrivialAugment for a batch",
+        place="TrivialAugment, alike from image to image",
+        seen="a transform of the stacked batch",
+        around=once_a_batch(lambda r: r.trivial_augment),
+    ),
+    of_inputs(
+        name="TrivialAugment left out",
+        place="TrivialAugment, images left as they are",
+        seen="a field of the recipe that is not read",
+        around=recipe_changed("augment", trivial_augment=False),
+    ),
+    of_inputs(
+        name="RandAugment for TrivialAugment",
+        place="TrivialAugment, images left as they are",
+        seen="another class of the same module",
+        around=augmented(rand_augment),
     ),
 )

@@ -29,6 +29,7 @@ def table() -> str:
         *_epochs(),
         *_augmentation(),
         *_erasing(),
+        *_trivial_augment(),
     ]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
@@ -122,6 +123,20 @@ def _erasing() -> list[Row]:
             n,
             f"distributions {power.distance_seen(n, n, level):.3f} apart",
         ),
+    ]
+
+
+def _trivial_augment() -> list[Row]:
+    a = augmentation
+    n, pairs = a.STEPS * a.IMAGES, a.STEPS * a.IMAGES // 2
+    # At most a quarter of all images is left as it is, by operations that do nothing to a picture or do so at their
+    # weakest; so are two neighbours at once in a sixteenth of pairs.
+    left = power.share_seen(1 / 4, n, n, a.LEVEL, known=a.IMAGES)
+    fate = power.share_seen(1 / 16, pairs, pairs, a.LEVEL, known=a.IMAGES // 2)
+    return [
+        ("augmentation", "TrivialAugment, images left as they are", n, f"{left:.3f} of 0.25"),
+        ("augmentation", "TrivialAugment, neighbours alike", pairs, f"{fate:.3f} of {1 / 16:.3f}"),
+        ("augmentation", "TrivialAugment, change", n, f"distributions {power.distance_seen(n, n, a.LEVEL):.3f} apart"),
     ]
 
 

@@ -52,6 +52,7 @@ class Recipe:
     flip: bool
     crop_scale: tuple[float, float]
     crop_ratio: tuple[float, float]
+    trivial_augment: bool
     erasing: float
     mixup: float
     cutmix: float

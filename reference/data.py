@@ -127,6 +127,11 @@ def crop_and_flip(image: np.ndarray, box: Sequence[int], flip: bool) -> np.ndarr
     return np.array(functional.resized_crop(picture, *map(int, box), size)).reshape(image.shape)
 
 
+def trivially_augmented(image: np.ndarray) -> np.ndarray:
+    """torchvision's TrivialAugment, the wide variant, of a uint8 image as a tensor, from torch's global generator."""
+    return transforms.TrivialAugmentWide()(torch.tensor(image).permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+
 def erased(image: np.ndarray, probability: float) -> np.ndarray:
     """torchvision's random erasing with noise, of a normalised float32 image, from torch's global generator."""
     erase = transforms.RandomErasing(probability, scale=ERASED_AREA, ratio=ERASED_RATIO, value="random")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from reference.config import Recipe
-from reference.data import crop_and_flip, crop_boxes, erased
+from reference.data import crop_and_flip, crop_boxes, erased, trivially_augmented
 
 Batch = tuple[np.ndarray, np.ndarray]  # images, and for each a distribution over the classes
 Weights = dict[str, np.ndarray]
@@ -31,8 +31,10 @@ def normalised(images: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 def augment(images: np.ndarray, labels: np.ndarray, classes: int, recipe: Recipe) -> Batch:
-    """A batch as a training step sees it: flipped and cropped image by image, normalised, erased in part, and mixed."""
+    """A batch as a training step sees it: each image augmented, flipped, cropped, normalised and erased; then mixed."""
     count, height, width, _ = images.shape
+    if recipe.trivial_augment:
+        images = np.stack([trivially_augmented(image) for image in images])
     if recipe.flip:
         flips = torch.rand(count) < 0.5
         images = np.where(flips.numpy()[:, None, None, None], images[:, :, ::-1], images)

@@ -74,6 +74,24 @@ def test_flips_are_drawn_by_image():
     assert abs(flipped.mean() - 0.5) < 5 * 0.5 / 1000**0.5
 
 
+def test_erasing_puts_noise_into_a_rectangle_of_normalised_pixels():
+    torch.manual_seed(0)
+    pixels = np.full((200, 16, 24, 3), 250, np.uint8)
+    images, _ = loop.augment(pixels, np.zeros(200, int), 4, plan(erasing=0.5, means=(0.5,) * 3, stds=(0.01,) * 3))
+    changed = np.abs(images - 48.04) > 0.01
+    assert abs(changed.any(axis=(1, 2, 3)).mean() - 0.5) < 5 * 0.5 / 200**0.5
+    assert 0.02 < changed.mean() / 0.5 < 1 / 3
+    assert abs(images[changed].std() - 1) < 0.05
+    assert abs(images[changed].mean()) < 0.05
+
+
+def test_trivial_augment_leaves_some_images_and_changes_others():
+    torch.manual_seed(0)
+    images, _ = loop.augment(np.repeat(IMAGES, 50, axis=0), np.zeros(200, int), 4, plan(trivial_augment=True))
+    left = (images * 255).round() == np.repeat(IMAGES, 50, axis=0)
+    assert 0.1 < left.all(axis=(1, 2, 3)).mean() < 0.6
+
+
 def test_labels_are_smoothed_and_pixels_normalised():
     images, targets = loop.augment(IMAGES, np.arange(4), 4, plan(label_smoothing=0.2, means=(0.5,), stds=(0.25,)))
     assert off(targets, 0.8 * np.eye(4) + 0.05) < FLOAT32

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from conformance.augmentation import CHECKS, ERASING, _erasing
+from conformance.augmentation import CHECKS, ERASING, _erasing, _trivial
 from conformance.catalogue import AROUND
 from conformance.compare import causes_first
 from conformance.diagnose import diagnose
@@ -20,9 +20,10 @@ from conformance.mutation import sound
 from conformance.rungs import BY_NAME
 from conformance.torch_side import Twin
 from conformance.training import PLAIN, PLAN, STEPS, compare_narrow_loss, half_clipped, training_batches
-from vit_flax import erase, train
+from vit_flax import erase, train, trivial_augment
 from vit_flax.config import preset
 from vit_flax.train import TrainState
+from vit_flax.trivial_augment import OPERATIONS
 
 CONFIG = preset("digits").replace(num_layers=1)
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -135,6 +136,27 @@ def test_rectangles_that_are_drawn_otherwise_are_seen(monkeypatch, compiled_anew
     draw = erase.draw_rectangles
     monkeypatch.setattr(erase, "draw_rectangles", lambda *arguments: RECTANGLES_OTHERWISE[place](*draw(*arguments)))
     assert erasing_failures()[0] == place
+
+
+TRIVIALLY_OTHERWISE = {
+    "TrivialAugment, images left as they are": lambda operations, magnitudes: (operations, 0 * magnitudes),
+    "TrivialAugment, alike from image to image": lambda operations, magnitudes: (
+        operations[0] + 0 * operations,
+        magnitudes[0] + 0 * magnitudes,
+    ),
+    "TrivialAugment, change": lambda operations, magnitudes: (
+        jnp.where(operations == OPERATIONS.index("Rotate"), OPERATIONS.index("TranslateX"), operations),
+        magnitudes / 4,
+    ),
+}
+
+
+@pytest.mark.parametrize("place", TRIVIALLY_OTHERWISE)
+def test_what_is_drawn_otherwise_for_trivial_augment_is_seen(monkeypatch, compiled_anew, place):
+    draw = trivial_augment.draw
+    monkeypatch.setattr(trivial_augment, "draw", lambda *arguments: TRIVIALLY_OTHERWISE[place](*draw(*arguments)))
+    diffs = _trivial(FlaxSide(CONFIG), Twin(CONFIG, "cpu"), CONFIG)
+    assert next(diff.tap for diff in diffs if not diff.passes) == place
 
 
 def test_false_alarms_are_shared_out_among_all_that_is_drawn_in_augmentation():
