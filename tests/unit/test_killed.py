@@ -9,25 +9,13 @@ import jax
 import numpy as np
 import pytest
 
-from vit_flax.data import read_data
 from vit_flax.run import Run
-from vit_flax.settings import resolve
 
 EPOCHS, BATCH_SIZE, SEED = 6, 128, 3
 OPTIONS = ("--epochs", str(EPOCHS), "--batch-size", str(BATCH_SIZE), "--seed", str(SEED), "--checkpoint-every", "3")
 CAREFUL = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled", "one_layer")
-
-
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """A run without interruption."""
-    data = read_data(None)
-    settings = resolve("digits", "digits", dict(epochs=EPOCHS, batch_size=BATCH_SIZE), SEED, None, data)
-    run = Run.begin(tmp_path_factory.mktemp("runs") / "straight", settings)
-    run.train(data)
-    return run
 
 
 def outcome(run, which):
@@ -49,6 +37,13 @@ def kill(folder, kills, seed):
     command = [sys.executable, "-m", "tests.unit.killing", str(folder), str(kills), str(seed), *OPTIONS]
     counts = json.loads(subprocess.run(command, env=CAREFUL, stdout=subprocess.PIPE, check=True).stdout)
     return [Run.open(folder / str(number)) for number in range(counts["complete"] + 1)], counts
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """A run without interruption, of the same program: this process may have compiled another before."""
+    (run,), _ = kill(tmp_path_factory.mktemp("runs"), kills=0, seed=0)
+    return run
 
 
 def test_killed_a_few_times_and_resumed_equals_straight_on_bit_for_bit(straight, tmp_path):

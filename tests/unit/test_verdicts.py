@@ -133,6 +133,6 @@ def test_there_is_a_case_for_every_word():
 
 def test_rounding_is_judged_on_every_rung_that_is_not_in_float64():
     assert set(ROUNDING) == {
-        "float32", "float32 default", "float32 offset", "bfloat16", "float16",
+        "float32", "float32 default", "float32 offset", "bfloat16", "float16", "loss bfloat16",
         "gradients float32", "gradients bfloat16", "trajectory float32",
     }  # fmt: skip
