@@ -52,7 +52,7 @@ def rand_augment(
     """torchvision's RandAugment, with its defaults: two operations of one strength."""
     if recipe.trivial_augment:
         with torch.random.fork_rng():
-            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
             drawn = [transforms.RandAugment()(torch.tensor(image).permute(2, 0, 1)) for image in images]
         images = np.stack([image.permute(1, 2, 0).numpy() for image in drawn])
     return method(images, labels, seed, step, recipe.replace(trivial_augment=False))

@@ -2,27 +2,29 @@
 
 import functools
 import hashlib
+import math
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-# Costly, and the same whenever given the same. Not what a rung asks twice to see whether it is the same: epochs, inputs
-# and noisy losses.
+# Costly, and the same whenever given the same.
 REPLAYED = ("taps", "gradients", "train", "initial", "drawn", "crops", "averages", "evaluate")
+# What a rung also asks again to see whether it is the same.
+ASKED_AGAIN = ("augment", "epoch_rows", "noisy_losses")
 
 
 class Remembered:
     """A side whose costly answers are kept: asked the same again, it does not compute.
 
-    Of more than `most` answers, those not asked for the longest are forgotten: each takes as much memory as the taps of
-    a whole model. One call at a time, as a model holds its weights while it computes: where a reference is compared
-    with itself, two threads ask the same side.
+    Where they take more than `most` bytes, those not asked for the longest are forgotten. One call at a time, as a
+    model holds its weights while it computes: where a reference is compared with itself, two threads ask one side.
     """
 
-    def __init__(self, side: Any, most: int | None = None) -> None:
-        self.side, self.most = side, most
+    def __init__(self, side: Any, most: float = math.inf) -> None:
+        self.side, self.most, self.size = side, most, 0
         self.answers: dict[bytes, Any] = {}  # the last asked for last
         self.lock = threading.RLock()
 
@@ -32,14 +34,57 @@ class Remembered:
 
     def _ask(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         with self.lock:
-            if name not in REPLAYED or named.get("draw") is not None:  # a draw also counts what it is asked
+            if named.get("draw") is not None:  # a draw also counts what it is asked
                 return method(*arguments, **named)
-            key = _digest((name, arguments, named))
-            answer = self.answers.pop(key) if key in self.answers else method(*arguments, **named)
-            self.answers[key] = answer
-            if self.most is not None and len(self.answers) > self.most:
-                del self.answers[next(iter(self.answers))]
-            return answer
+            key = self._key(name, (name, arguments, named))
+            return method(*arguments, **named) if key is None else self._kept(key, method, arguments, named)
+
+    def _key(self, name: str, question: Any) -> bytes | None:
+        return _digest(question) if name in REPLAYED else None
+
+    def _kept(self, key: bytes, method: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if key in self.answers:
+            answer = self.answers.pop(key)
+        else:
+            answer = method(*arguments, **named)
+            self.size += _size(answer)
+        self.answers[key] = answer
+        while self.size > self.most and len(self.answers) > 1:
+            self.size -= _size(self.answers.pop(next(iter(self.answers))))
+        return answer
+
+
+class Replayed(Remembered):
+    """A side that gives the answers of its first time, whatever is asked how often, each time that it begins `anew`.
+
+    A question that is asked again has an answer of its own: it may have been another.
+    """
+
+    def __init__(self, side: Any, most: float = math.inf) -> None:
+        super().__init__(side, most)
+        self.asked: Counter[bytes] = Counter()
+
+    def anew(self) -> None:
+        self.asked.clear()
+
+    def _key(self, name: str, question: Any) -> bytes | None:
+        if name not in ASKED_AGAIN:
+            return super()._key(name, question)
+        key = _digest(question)
+        self.asked[key] += 1
+        return key + self.asked[key].to_bytes(8)
+
+
+def _size(answer: Any) -> int:
+    """Bytes of the arrays in it."""
+    match answer:
+        case np.ndarray():
+            return answer.nbytes
+        case dict():
+            return sum(map(_size, answer.values()))
+        case tuple() | list():
+            return sum(map(_size, answer))
+    return 0
 
 
 def _digest(value: Any) -> bytes:

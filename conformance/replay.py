@@ -8,20 +8,22 @@ from conformance import tolerances
 from conformance.compare import Diff
 from conformance.faults import Fault, planted
 from conformance.guard import Guarded
-from conformance.remember import Remembered
+from conformance.remember import Replayed
 from conformance.rungs import Ground, Rung, Target
+from vit_flax.config import ViTConfig
 
 Key = tuple[str, str]  # the tap and the mode of a comparison
 Diffs = dict[Key, Diff]
 
-CONFIGS_KEPT, ANSWERS_KEPT = 2, 8
+CONFIGS_KEPT, BYTES_KEPT = 2, 2**30  # of each side
 
 
 class Replays:
     """One rung against the reference with faults in it; both sides remember what they are asked again and again."""
 
     def __init__(self, ground: Ground, rung: Rung) -> None:
-        build = _built_once if rung.repeats else _built_and_remembered
+        self.sides: list[Replayed] = []
+        build = _built_once if rung.repeats else self._built_and_replayed
         target, reference = build(ground.target), build(ground.editable_reference)
         self.ground = dataclasses.replace(ground, target=target, reference_target=reference)
         self.rung = rung
@@ -32,6 +34,15 @@ class Replays:
         """What the rung finds against a reference with these faults; nothing where a side cannot take that."""
         reference = with_faults(self.ground.reference_target, causes)
         return self._climb(dataclasses.replace(self.ground, reference_target=reference))
+
+    def _built_and_replayed(self, build: Target) -> Target:
+        """A side for each config, that remembers what it answered."""
+
+        def built(config: ViTConfig) -> Replayed:
+            self.sides.append(Replayed(Guarded(build(config)), BYTES_KEPT))
+            return self.sides[-1]
+
+        return _built_once(built)
 
     def as_wrong(self, causes: tuple[Fault, ...], key: Key) -> bool:
         """Whether these faults make the sound reference as wrong as the target there, on the same input.
@@ -51,15 +62,12 @@ class Replays:
         return not all(exact(self.sound[key]) for key in keys) or any(self.as_wrong(causes, key) for key in keys)
 
     def _climb(self, ground: Ground) -> Diffs | None:
+        for side in self.sides:
+            side.anew()
         try:
             return _by_key(self.rung.climb(ground))
         except Exception:  # whatever a side raises when given what it was not made for: no explanation
             return None
-
-
-def _built_and_remembered(build: Target) -> Target:
-    """A side for each config, that remembers what it answered."""
-    return _built_once(lambda config: Remembered(Guarded(build(config)), most=ANSWERS_KEPT))
 
 
 def _built_once(build: Target) -> Target:

@@ -175,7 +175,7 @@ class TorchSide:
         self, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
     ) -> tuple[np.ndarray, np.ndarray]:
         with torch.random.fork_rng():
-            torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
             return loop.augment(images, labels, self.config.num_classes, _recipe(recipe))
 
     def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
@@ -185,7 +185,7 @@ class TorchSide:
 
     def crops(self, seed: int, count: int, image_size: tuple[int, int], recipe: Recipe) -> np.ndarray:
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return reference.data.crop_boxes(count, image_size, recipe.crop_scale, recipe.crop_ratio)
 
     def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -218,7 +218,7 @@ class Twin(TorchSide):
 
     def initial(self, seed: int) -> Weights:
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return port.read_from(self._fresh(self.config), self.layout, self.config)
 
     @staticmethod

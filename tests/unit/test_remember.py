@@ -8,7 +8,7 @@ import pytest
 
 from conformance.flax_side import FlaxSide
 from conformance.mutation import sound
-from conformance.remember import Remembered
+from conformance.remember import Remembered, Replayed
 from conformance.sides import Masks
 
 
@@ -52,10 +52,38 @@ def test_two_threads_may_ask_the_same_side():
 
 
 def test_what_was_not_asked_for_the_longest_is_forgotten():
-    side = Remembered(Holding(), most=2)
+    side = Remembered(Holding(), most=2 * 8 * 10)  # two answers of ten numbers
+    images = np.zeros(10)
 
-    for weights in (1, 2, 1, 3, 1):  # the third of them is remembered, and so is the fifth
-        assert side.taps(weights, 100) == weights + 100
+    for weights in (1.0, 2.0, 1.0, 3.0, 1.0):  # the third of them is remembered, and so is the fifth
+        assert side.taps(weights, images)[0] == weights
     assert side.side.asked == 3
-    assert side.taps(2, 100) == 102
+    assert side.taps(2.0, images)[0] == 2
     assert side.side.asked == 4
+
+
+class Counting:
+    """A side that never answers the same."""
+
+    asked = 0
+
+    def augment(self, images):
+        self.asked += 1
+        return images + self.asked
+
+
+def test_a_question_that_is_asked_again_keeps_its_own_answer_each_time_anew():
+    side = Replayed(Counting())
+    first = [side.augment(0), side.augment(0), side.augment(10), side.augment(0)]
+    assert first == [1, 2, 13, 4]
+
+    side.anew()
+
+    assert [side.augment(0), side.augment(0), side.augment(10), side.augment(0)] == first
+    assert side.augment(0) == 5
+    assert Remembered(Counting()).augment(0) == 1
+
+
+def test_a_side_that_is_only_remembered_is_asked_such_questions_again():
+    side = Remembered(Counting())
+    assert [side.augment(0), side.augment(0)] == [1, 2]
