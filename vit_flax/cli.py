@@ -1,4 +1,4 @@
-"""The command `vit-flax`: train, evaluate, predict."""
+"""The command `vit-flax`: train, evaluate, predict, export."""
 
 import argparse
 import importlib.metadata
@@ -18,6 +18,7 @@ Train a Vision Transformer, evaluate it, and let it classify images.
   vit-flax train --resume --out c10      after an interruption, bit for bit
   vit-flax evaluate --run c10            validation and test accuracy
   vit-flax predict --run c10 cat.jpg     the likeliest classes of an image
+  vit-flax export --run c10 --to c.npz   the weights, for other programs
 """
 TRAINING = """\
 Train a model and keep the run in a folder.
@@ -32,11 +33,21 @@ newest, and the epoch that validated best), tensorboard, and at the end
 result.json and learning_curve.png. The accuracy to quote is test_acc: that of
 the final parameters.
 """
-EVALUATING = "Validation and test accuracy of a kept run."
-PREDICTING = """\
-The three likeliest classes of each image. An image of another size is scaled
-and cropped at its centre. (Models of digits want them light on dark.)
+EVALUATING = """\
+Validation and test accuracy of a kept run, and for each class of the test
+images the share that is found. What is taken for what is drawn in the run's
+folder, as confusion_last.png or confusion_best.png.
 """
+PREDICTING = """\
+The three likeliest classes of each image, or, in a CSV file, the likeliest and
+the probability of all. An image of another size is scaled and cropped at its
+centre. (Models of digits want them light on dark.)
+"""
+EXPORTING = """\
+The parameters that are evaluated, in one file: .npz or .safetensors, by its
+name. Their names are the canonical ones, or those of another library.
+"""
+CANONICAL = "canonical"
 OUT = Path("run")
 
 
@@ -103,13 +114,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     training.add_argument("--seed", type=int, metavar="N", help="of all that is random (default: 0)")
 
-    evaluating = command("evaluate", "validation and test accuracy of a kept run", EVALUATING)
+    evaluating = command("evaluate", "validation and test accuracy of a kept run, by class", EVALUATING)
     evaluating.add_argument("--data", metavar="PATH", help="another copy of the dataset (default: the run's)")
     predicting = command("predict", "the likeliest classes of images", PREDICTING)
-    for made in (evaluating, predicting):
+    exporting = command("export", "the weights of a kept run, in one file", EXPORTING)
+    for made in (evaluating, predicting, exporting):
         made.add_argument("--run", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
         made.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which one (default: last)")
-    predicting.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file")
+    predicting.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
+    predicting.add_argument("--csv", type=Path, metavar="FILE", help="write all probabilities there, and print nothing")
+    exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="the file to write")
+    exporting.add_argument(
+        "--layout",
+        choices=(CANONICAL, "timm", "torchvision"),
+        default=CANONICAL,
+        help="whose names (default: canonical)",
+    )
     return parser
 
 

@@ -1,18 +1,28 @@
 """What the commands of `vit-flax` do. They import JAX, so `cli` imports them only once the options are read."""
 
 import argparse
+import csv
 import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
+from vit_flax.cli import CANONICAL
+from vit_flax.confusion import by_class, confusion, draw
 from vit_flax.data import Data, read_data
 from vit_flax.fields import read_fields
 from vit_flax.interrupt import interruptible
-from vit_flax.predict import likeliest, probabilities, read_images
+from vit_flax.layouts import LAYOUTS
+from vit_flax.predict import image_files, likeliest, probabilities, read_images
 from vit_flax.progress import Display, tell
 from vit_flax.run import Run, RunError, Stopped, read_settings
 from vit_flax.settings import Settings, repeat, resolve
-from vit_flax.train import eval_model
+from vit_flax.train import classify, eval_model
+from vit_flax.weight_files import save
+from vit_flax.weights import from_params
 
 SHOWN = 3  # classes that predict shows
+FILES_AT_ONCE = 256
 
 
 def train(options: argparse.Namespace) -> int:
@@ -75,12 +85,51 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"{options.checkpoint} checkpoint of {options.run}: {epochs}")
     for name, dataset in (("val_acc", data.validation), ("test_acc", data.test)):
         print(f"{name}: {eval_model(state, dataset):.4f} ({data.source}, {len(dataset.labels)} images)")
+    counts = confusion(data.test.labels, classify(state, data.test), len(data.classes))
+    print(*by_class(counts, data.classes), sep="\n")
+    picture = options.run / f"confusion_{options.checkpoint}.png"
+    draw(counts, data.classes, f"{data.source}, test images, {epochs}", picture)
+    print(f"drawn in {picture}")
+
+
+def export(options: argparse.Namespace) -> None:
+    run = Run.open(options.run)
+    weights = from_params(run.restored(options.checkpoint).state.eval_params)
+    if options.layout != CANONICAL:
+        weights = LAYOUTS[options.layout].write(weights, run.settings.config)
+    save(weights, options.to)
+    print(f"{len(weights)} arrays in {options.to}, with the names of {options.layout}")
 
 
 def predict(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
-    config = run.settings.config
-    images = read_images(options.images, config.image_size, config.channels)
+    config, classes = run.settings.config, run.settings.classes
+    files = image_files(options.images)
     state = run.restored(options.checkpoint).state
-    for file, row in zip(options.images, probabilities(state, images), strict=True):
-        print(f"{file}: {likeliest(row, run.settings.classes, SHOWN)}")
+    with _table(options.csv, ["file", "class", *classes]) as write:
+        for start in range(0, len(files), FILES_AT_ONCE):
+            some = files[start : start + FILES_AT_ONCE]
+            images = read_images(some, config.image_size, config.channels)
+            for file, row in zip(some, probabilities(state, images), strict=True):
+                write([str(file), classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+                if options.csv is None:
+                    print(f"{file}: {likeliest(row, classes, SHOWN)}")
+    if options.csv is not None:
+        print(f"{len(files)} images in {options.csv}")
+
+
+@contextmanager
+def _table(file: Path | None, header: list[str]) -> Iterator[Callable[[list[str]], object]]:
+    """A CSV file, whole or not at all, as what writes a row of it; without a file, nothing is written."""
+    if file is None:
+        yield lambda row: None
+        return
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("w", newline="") as table:
+            writer = csv.writer(table)
+            writer.writerow(header)
+            yield writer.writerow
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

@@ -8,8 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from vit_flax.decode import decode
-from vit_flax.readers import needs, read
+from vit_flax.readers import DataError, needs, read
 from vit_flax.train import TrainState, eval_step
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def image_files(given: Sequence[Path]) -> list[Path]:
+    """The files, and those in the folders, by name; hidden ones and what no image is called are left out of folders.
+
+    Raises `DataError` for a folder without any.
+    """
+    files: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        inside = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
+        if not (found := sorted(file for file in inside if file.is_file())):
+            raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)}): give image files, or a folder of them")
+        files += found
+    return files
 
 
 def read_images(files: Sequence[Path], image_size: tuple[int, int], channels: int) -> np.ndarray:

@@ -1,15 +1,22 @@
 """The command line: digits out of the box, and one sentence for what cannot be done."""
 
+import csv
 import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from vit_flax.cli import main
 from vit_flax.data import read_data
+from vit_flax.layouts import LAYOUTS, load_any
+from vit_flax.run import Run
+from vit_flax.weight_files import load
+from vit_flax.weights import from_params
 
 GOOD_ACCURACY = 0.95
 
@@ -47,6 +54,73 @@ def test_evaluate_best_names_its_epoch(digits, result, capsys):
     out = capsys.readouterr().out
     assert f"epoch {best['epoch']} of" in out
     assert f"val_acc: {best['val/acc']:.4f}" in out
+
+
+def test_evaluate_says_and_draws_what_is_taken_for_what(digits, result, capsys):
+    assert main(["evaluate", "--run", str(digits)]) == 0
+
+    by_class = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [line[0] for line in by_class] == [str(i) for i in range(10)]
+    right = sum(float(line[1]) * int(line[3]) for line in by_class)
+    assert right / 360 == pytest.approx(result["test_acc"], abs=1e-4)
+    assert (digits / "confusion_last.png").stat().st_size
+
+
+@pytest.mark.parametrize("name", ("weights.npz", "weights.safetensors"))
+def test_export_writes_the_weights_that_are_evaluated(digits, tmp_path, name):
+    assert main(["export", "--run", str(digits), "--to", str(tmp_path / name)]) == 0
+
+    run = Run.open(digits)
+    expected = from_params(run.restored("last").state.eval_params)
+    found = load_any(tmp_path / name, run.settings.config)
+    assert found.keys() == expected.keys()
+    for leaf, values in expected.items():
+        np.testing.assert_array_equal(found[leaf], values)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_export_knows_other_names(digits, tmp_path, layout):
+    file = tmp_path / "weights.npz"
+    assert main(["export", "--run", str(digits), "--to", str(file), "--layout", layout]) == 0
+
+    run = Run.open(digits)
+    assert load(file).keys() == {rule.foreign for rule in LAYOUTS[layout].rules(run.settings.config)}
+
+
+def test_predict_takes_a_folder_and_writes_a_table(digits, tmp_path, capsys):
+    data = read_data(None)
+    (tmp_path / "images" / "more").mkdir(parents=True)
+    for i in range(6):
+        place = tmp_path / "images" / ("more" if i % 2 else ".") / f"{i}.png"
+        Image.fromarray(data.test.images[i, :, :, 0]).save(place)
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    table = tmp_path / "table.csv"
+
+    assert main(["predict", "--run", str(digits), str(tmp_path / "images"), "--csv", str(table)]) == 0
+
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    assert capsys.readouterr().out == f"6 images in {table}\n"
+    for row in rows:
+        shares = {name: float(row[name]) for name in data.classes}
+        assert max(shares, key=shares.get) == row["class"]
+        assert sum(shares.values()) == pytest.approx(1, abs=1e-4)
+    right = [row["class"] == data.classes[data.test.labels[int(Path(row["file"]).stem)]] for row in rows]
+    assert len(right) == 6 and sum(right) >= 5
+
+
+def test_a_table_is_whole_or_not_there(digits, tmp_path, capsys):
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"damaged")
+
+    assert main(["predict", "--run", str(digits), str(tmp_path), "--csv", str(tmp_path / "t.csv")]) == 2
+
+    assert "b.png" in capsys.readouterr().err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+def test_a_folder_without_images_is_said(digits, tmp_path, capsys):
+    assert main(["predict", "--run", str(digits), str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no images (.bmp, " in capsys.readouterr().err
 
 
 def test_predict_reads_images_of_digits(digits, tmp_path, capsys):

@@ -37,11 +37,11 @@ def ground():
 @pytest.fixture
 def compiled_anew():
     """What is planted in code is compiled in, and must not be found there later."""
-    for function in (_train_step, _step_inputs, train._count_correct):
+    for function in (_train_step, _step_inputs, train._classified):
         function.clear_cache()
     _idle_state.cache_clear()
     yield
-    for function in (_train_step, _step_inputs, train._count_correct):
+    for function in (_train_step, _step_inputs, train._classified):
         function.clear_cache()
     _idle_state.cache_clear()
 
