@@ -1,4 +1,4 @@
-"""The command `vit-flax`: train, evaluate, predict, export."""
+"""The command `vit-flax`: train, evaluate, predict, attention, export."""
 
 import argparse
 import importlib.metadata
@@ -18,6 +18,7 @@ Train a Vision Transformer, evaluate it, and let it classify images.
   vit-flax train --resume --out c10      after an interruption, bit for bit
   vit-flax evaluate --run c10            validation and test accuracy
   vit-flax predict --run c10 cat.jpg     the likeliest classes of an image
+  vit-flax attention --run c10 cat.jpg   what its class token looks at
   vit-flax export --run c10 --to c.npz   the weights, for other programs
 """
 TRAINING = """\
@@ -42,6 +43,10 @@ PREDICTING = """\
 The three likeliest classes of each image, or, in a CSV file, the likeliest and
 the probability of all. An image of another size is scaled and cropped at its
 centre. (Models of digits want them light on dark.)
+"""
+LOOKING = """\
+Draw where the class token of each image looks: the mean over the heads, in the
+first, the middle and the last layer.
 """
 EXPORTING = """\
 The parameters that are evaluated, in one file: .npz or .safetensors, by its
@@ -118,10 +123,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluating.add_argument("--data", metavar="PATH", help="another copy of the dataset (default: the run's)")
     predicting = command("predict", "the likeliest classes of images", PREDICTING)
     exporting = command("export", "the weights of a kept run, in one file", EXPORTING)
-    for made in (evaluating, predicting, exporting):
+    looking = command("attention", "draw what the class token looks at", LOOKING)
+    for made in (evaluating, predicting, exporting, looking):
         made.add_argument("--run", type=Path, default=OUT, metavar="DIR", help="the run's folder (default: run)")
         made.add_argument("--checkpoint", choices=("last", "best"), default="last", help="which one (default: last)")
-    predicting.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
+    for shown in (predicting, looking):
+        shown.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image file, or a folder of them")
+    looking.add_argument(
+        "--to", type=Path, default=Path("attention.png"), metavar="FILE", help="the picture (default: attention.png)"
+    )
     predicting.add_argument("--csv", type=Path, metavar="FILE", help="write all probabilities there, and print nothing")
     exporting.add_argument("--to", type=Path, required=True, metavar="FILE", help="the file to write")
     exporting.add_argument(

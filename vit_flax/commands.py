@@ -7,6 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax.numpy as jnp
+
+from vit_flax.attention import class_attention
+from vit_flax.attention import draw as draw_attention
+from vit_flax.augment import normalise
 from vit_flax.cli import CANONICAL
 from vit_flax.confusion import by_class, confusion, draw
 from vit_flax.data import Data, read_data
@@ -90,6 +95,17 @@ def evaluate(options: argparse.Namespace) -> None:
     picture = options.run / f"confusion_{options.checkpoint}.png"
     draw(counts, data.classes, f"{data.source}, test images, {epochs}", picture)
     print(f"drawn in {picture}")
+
+
+def attention(options: argparse.Namespace) -> None:
+    run = Run.open(options.run)
+    config, recipe = run.settings.config, run.settings.recipe
+    files = image_files(options.images)
+    images = read_images(files, config.image_size, config.channels)
+    pixels = normalise(jnp.asarray(images), recipe.means, recipe.stds)
+    shares = class_attention(run.restored(options.checkpoint).state.eval_params, config, pixels)
+    draw_attention(shares, images, config.grid, [file.name for file in files], options.to)
+    print(f"drawn in {options.to}")
 
 
 def export(options: argparse.Namespace) -> None:
