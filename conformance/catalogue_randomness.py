@@ -314,5 +314,6 @@ RANDOMNESS = (
         place="in evaluation, embedding",
         seen="F.dropout(x, p) without training=self.training",
         around={"taps": drop_when_evaluated},
+        applies=lambda c: not c.dropout,  # else the function rung sees it before
     ),
 )
