@@ -50,17 +50,22 @@ def test_all_features_of_a_token_get_the_same_sign():
 
 
 # Deep layers with random weights make tokens alike: of the queries' gradients a hundredth is left.
-def failures():
+def compared():
     ground = sound(HABITATS["deep"])
     weights = random_weights(ground.config, 182)
     diffs = compare_gradients(
         FlaxSide(ground.config), ground.reference, ground.config, weights, ground.images, "float32"
     )
-    return [f"{diff.tap} {diff.mode}" for diff in diffs if not diff.passes]
+    return {(diff.tap, diff.mode): diff for diff in diffs}
 
 
-def test_a_seed_that_raised_a_false_alarm_raises_none_and_would_if_softmax_hid_its_terms(monkeypatch):
-    assert failures() == []
-
+def test_a_seed_that_raised_a_false_alarm_raises_none_as_what_softmax_hides_is_granted(monkeypatch):
+    granted = compared()
     monkeypatch.setattr(summands, "of_queries_and_keys", lambda *arguments: {})
-    assert "encoder/06/attention/query/bias alone" in failures()
+    hidden = compared()
+
+    assert [str(diff) for diff in granted.values() if not diff.passes] == []
+    alarm = "encoder/06/attention/query/bias", "alone"
+    assert granted[alarm].limit > 1.5 * hidden[alarm].limit  # it was exceeded by 1.42, with jax 0.12 on a CPU
+    alike = "encoder/06/attention/value/kernel", "alone"
+    assert granted[alike].limit == hidden[alike].limit
