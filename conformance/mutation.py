@@ -17,6 +17,7 @@ from conformance.faults import Fault, is_at, planted
 from conformance.flax_side import FlaxSide
 from conformance.images import load_batch
 from conformance.remember import Remembered
+from conformance.replay import BYTES_KEPT
 from conformance.rungs import BY_NAME, RUNGS, Ground, Rung
 from conformance.torch_side import twin
 from conformance.weights import random_weights
@@ -101,7 +102,7 @@ def sound(config: ViTConfig = CONFIG, data: str | None = None) -> Ground:
 def remembering(ground: Ground) -> Ground:
     """The same, with a reference that remembers what it answered: every fault's replays ask it the same."""
     return dataclasses.replace(
-        ground, reference_target=functools.cache(lambda config: Remembered(ground.reference_target(config)))
+        ground, reference_target=functools.cache(lambda config: Remembered(ground.reference_target(config), BYTES_KEPT))
     )
 
 

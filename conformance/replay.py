@@ -15,7 +15,7 @@ from vit_flax.config import ViTConfig
 Key = tuple[str, str]  # the tap and the mode of a comparison
 Diffs = dict[Key, Diff]
 
-CONFIGS_KEPT, BYTES_KEPT = 2, 2**30  # of each side
+CONFIGS_KEPT, BYTES_KEPT = 2, 2**29  # of each side
 
 
 class Replays:
@@ -23,7 +23,7 @@ class Replays:
 
     def __init__(self, ground: Ground, rung: Rung) -> None:
         self.sides: list[Replayed] = []
-        build = _built_once if rung.repeats else self._built_and_replayed
+        build = _built_once if rung.repeats else functools.partial(_built_and_replayed, self.sides)
         target, reference = build(ground.target), build(ground.editable_reference)
         self.ground = dataclasses.replace(ground, target=target, reference_target=reference)
         self.rung = rung
@@ -34,15 +34,6 @@ class Replays:
         """What the rung finds against a reference with these faults; nothing where a side cannot take that."""
         reference = with_faults(self.ground.reference_target, causes)
         return self._climb(dataclasses.replace(self.ground, reference_target=reference))
-
-    def _built_and_replayed(self, build: Target) -> Target:
-        """A side for each config, that remembers what it answered."""
-
-        def built(config: ViTConfig) -> Replayed:
-            self.sides.append(Replayed(Guarded(build(config)), BYTES_KEPT))
-            return self.sides[-1]
-
-        return _built_once(built)
 
     def as_wrong(self, causes: tuple[Fault, ...], key: Key) -> bool:
         """Whether these faults make the sound reference as wrong as the target there, on the same input.
@@ -68,6 +59,19 @@ class Replays:
             return _by_key(self.rung.climb(ground))
         except Exception:  # whatever a side raises when given what it was not made for: no explanation
             return None
+
+
+def _built_and_replayed(sides: list[Replayed], build: Target) -> Target:
+    """A side for each config, that remembers what it answered; it is added to the list.
+
+    (Not a method: what holds itself is freed late, and this holds a gigabyte.)
+    """
+
+    def built(config: ViTConfig) -> Replayed:
+        sides.append(Replayed(Guarded(build(config)), BYTES_KEPT))
+        return sides[-1]
+
+    return _built_once(built)
 
 
 def _built_once(build: Target) -> Target:

@@ -1,6 +1,8 @@
 """A diagnosis names the cause, all causes, a cause in one block only, or none; and never one that is made up."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 from rounding import ROUND_BACKWARD, ROUND_FORWARD, ROUND_TRAINING, coded
@@ -118,6 +120,18 @@ def test_draws_that_only_have_other_numbers_are_not_explained_one_by_one(ground)
 
     assert (found.causes, found.findings) == ((), ())
     assert found.text == "no known cause explains it"
+
+
+def test_what_was_replayed_is_freed_at_once(ground):
+    gc.disable()  # which would find it, late: a gigabyte for each diagnosis is too much to wait for
+    try:
+        replays = Replays(dataclasses.replace(ground, target=FlaxSide), BY_NAME["float64"])
+        kept = [weakref.ref(side) for side in replays.sides]
+        assert len(kept) == 2
+        del replays
+        assert [side() for side in kept] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_what_remains_unexplained_is_said(ground):
