@@ -130,16 +130,17 @@ def _tap_by_tap(replays: Replays, base: Diffs, tried: dict[Fault, Diffs], so_far
     """Of each tap that still fails alone, the fault that explains it there, whatever it breaks elsewhere.
 
     Of several the one that explains most taps. Not where errors are ratios: that one of them is alike within a factor
-    identifies nothing (a softmax in float16 is as wrong as products in TF32). Nor where nothing could be measured: a
-    mask of another shape is alike whatever was drawn, or not drawn, before it.
+    identifies nothing (a softmax in float16 is as wrong as products in TF32). Nor where each tap stands on those before
+    it: after a draw that is missing all have other numbers, whatever is missing.
     """
+    if replays.rung.in_order:
+        return []
     steps = {}
-    measured = [key for key in charged(base) if base[key].problem is None]
     for fault, replay in tried.items():
-        keys = tuple(key for key in measured if key in replay and replay[key].passes and exact(replay[key]))
+        keys = tuple(key for key in charged(base) if key in replay and replay[key].passes and exact(replay[key]))
         steps[fault] = _visible(Step((fault,), keys, (*so_far, fault), replay, everywhere=False), replays)
     shares: dict[tuple[Fault, ...], list[Key]] = {}
-    for key in measured:
+    for key in charged(base):
         most = max((len(step.keys) for step in steps.values() if key in step.keys), default=0)
         either = tuple(f for f, step in steps.items() if key in step.keys and len(step.keys) == most)
         if either:

@@ -89,9 +89,9 @@ class FlaxSide:
 
     def clip(self, gradients: Weights, recipe: Recipe) -> Weights:
         with computing(_dtype(gradients)):
-            rules = clipping(recipe)
-            clipped, _ = rules.update(gradients, rules.init(gradients))
-            return jax.tree.map(np.asarray, clipped)
+            rules, tree = clipping(recipe), self._params(gradients)  # as in training: a rule may ask for names
+            clipped, _ = rules.update(tree, rules.init(tree))
+            return from_params(clipped)
 
     def rates(self, recipe: Recipe) -> np.ndarray:
         with computing(np.float64):

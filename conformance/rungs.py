@@ -91,6 +91,7 @@ class Rung:
     scope: Scope = "model"
     gpu_only: bool = False  # elsewhere it is another rung over again
     repeats: bool = False  # it asks the same again on purpose: no answer may be remembered for it
+    in_order: bool = False  # each comparison stands on those before it: none is explained by itself
 
 
 def _weights(g: Ground) -> tuple[Diff, ...]:
@@ -188,7 +189,9 @@ RUNGS = (
     _training_rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), "clip"),
     _training_rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), "rates"),
     _training_rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), "update"),
-    _training_rung("randomness", _randomness, "drawn", needs=("gradients float64",)),
+    dataclasses.replace(
+        _training_rung("randomness", _randomness, "drawn", needs=("gradients float64",)), in_order=True
+    ),
     _training_rung(
         "trajectory",
         lambda g: compare_trajectory(g.candidate, g.reference, g.config, g.weights, g.images),
