@@ -11,7 +11,6 @@ import datetime
 import functools
 import json
 import math
-import os
 import statistics
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 from conformance.mutation import HABITATS, sound
 from conformance.rungs import BY_NAME, Ground
 from conformance.weights import random_weights
+from vit_flax.durable import write_json
 from vit_flax.environment import environment, measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -117,13 +117,7 @@ def sweep(file: Path, seeds: int, rungs: Sequence[str] = RUNGS) -> None:
                 due = range(max(start, done), min(start + CHUNK, seeds))
                 if due:
                     add(record, rung, habitat, swept(rung, ground, due))
-                    _write(file, record)
-
-
-def _write(file: Path, record: Dict) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(record, indent=1) + "\n")
-    os.replace(part, file)
+                    write_json(file, record)
 
 
 def newest() -> Dict:

@@ -145,6 +145,12 @@ def _shares(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
     return Diff(name, "alone", apart(ours[None], theirs[None]), None, power.quantile(LEVEL, known))
 
 
+def _distributed(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """How far apart two distributions of draws are, by Kolmogorov and Smirnov."""
+    distance = float(stats.ks_2samp(ours, theirs, method="asymp").statistic)
+    return Diff(name, "alone", distance, None, power.distance_allowed(len(ours), len(theirs), LEVEL))
+
+
 def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
     """One picture in all images: which crops of it are alike."""
     pixels = np.repeat(_noise(1, config), IMAGES, axis=0)
@@ -227,10 +233,8 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
     ]
     for name, mine in ours.moments.items():
         diffs.append(_shares(f"erasing, {name} of the values", mine, theirs.moments[name]))
-    limit = power.distance_allowed(len(ours.whole), len(theirs.whole), LEVEL)
     for name, mine in ours.views.items():
-        distance = float(stats.ks_2samp(mine, theirs.views[name], method="asymp").statistic)
-        diffs.append(Diff(f"erasing, {name}", "alone", distance, None, limit))
+        diffs.append(_distributed(f"erasing, {name}", mine, theirs.views[name]))
     return diffs
 
 
@@ -263,10 +267,9 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
 
 def _mixed(name: str, candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, p: Recipe) -> list[Diff]:
     ours, theirs = (_mix(side, config, p, MIXED_STEPS) for side in (candidate, reference))
-    distance = float(stats.ks_2samp(ours.own.ravel(), theirs.own.ravel(), method="asymp").statistic)
     return [
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
-        Diff(f"{name}, own share", "alone", distance, None, power.distance_allowed(MIXED_STEPS, MIXED_STEPS, LEVEL)),
+        _distributed(f"{name}, own share", ours.own.ravel(), theirs.own.ravel()),
     ]
 
 
@@ -295,10 +298,8 @@ def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
     changes, expected = (np.abs(seen - pixels).mean(axis=(2, 3, 4)) for seen in (ours, theirs))
     # Each change of a step counts once: a side that draws one operation for all images has drawn no more.
     once, expected_once = (np.concatenate([np.unique(step) for step in side]) for side in (changes, expected))
-    distance = float(stats.ks_2samp(once, expected_once, method="asymp").statistic)
-    limit = power.distance_allowed(len(once), len(expected_once), LEVEL)
     return [
         _shares("TrivialAugment, images left as they are", changes == 0, expected == 0),
         *_alike("TrivialAugment", ours, theirs),
-        Diff("TrivialAugment, change", "alone", distance, None, limit),
+        _distributed("TrivialAugment, change", once, expected_once),
     ]

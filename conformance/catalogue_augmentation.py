@@ -8,6 +8,7 @@ import torch
 from torchvision import transforms
 
 from conformance.faults import Around, Fault, recipe_changed
+from conformance.torch_side import seeded
 from vit_flax.recipe import Recipe
 
 Inputs = tuple[np.ndarray, np.ndarray]
@@ -51,8 +52,7 @@ def rand_augment(
 ) -> Inputs:
     """torchvision's RandAugment, with its defaults: two operations of one strength."""
     if recipe.trivial_augment:
-        with torch.random.fork_rng():
-            torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        with seeded(seed, step):
             drawn = [transforms.RandAugment()(torch.tensor(image).permute(2, 0, 1)) for image in images]
         images = np.stack([image.permute(1, 2, 0).numpy() for image in drawn])
     return method(images, labels, seed, step, recipe.replace(trivial_augment=False))

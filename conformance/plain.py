@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from einops import rearrange
 from scipy import special
+
+from vit_flax.weights import Weights
 
 Array = np.ndarray
 Change = Callable[[Array], Array]
@@ -29,3 +32,18 @@ ACTIVATIONS: dict[str, Change] = {"gelu": gelu, "gelu_tanh": gelu_tanh}
 def softmax(scores: Array) -> Array:
     exponentials = np.exp(scores - scores.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+def dense(x: Array, weights: Weights, name: str) -> Array:
+    return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+
+
+def by_head(x: Array, heads: int) -> Array:
+    """(batch, token, features) to (batch, head, token, feature)."""
+    return rearrange(x, "b t (h k) -> b h t k", h=heads)
+
+
+def query_key_value(x: Array, weights: Weights, attention: str, heads: int) -> tuple[Array, Array, Array]:
+    """What an attention of that name projects tokens to, by head."""
+    query, key, value = (by_head(dense(x, weights, f"{attention}/{part}"), heads) for part in ("query", "key", "value"))
+    return query, key, value

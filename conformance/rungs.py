@@ -157,9 +157,13 @@ def _gradient_rung(precision: str) -> Rung:
 
 
 def _training_rung(
-    name: str, climb: Callable[[Ground], tuple[Diff, ...]], *capabilities: str, needs: tuple[str, ...] = ()
+    name: str,
+    climb: Callable[[Ground], tuple[Diff, ...]],
+    *capabilities: str,
+    needs: tuple[str, ...] = (),
+    in_order: bool = False,
 ) -> Rung:
-    return Rung(name, climb, capabilities, needs, scope="training")
+    return Rung(name, climb, capabilities, needs, scope="training", in_order=in_order)
 
 
 RUNGS = (
@@ -189,9 +193,7 @@ RUNGS = (
     _training_rung("clipping", lambda g: compare_clipping(g.candidate, g.reference, g.weights), "clip"),
     _training_rung("schedule", lambda g: compare_schedule(g.candidate, g.reference), "rates"),
     _training_rung("optimizer", lambda g: compare_optimizers(g.candidate, g.reference, g.weights), "update"),
-    dataclasses.replace(
-        _training_rung("randomness", _randomness, "drawn", needs=("gradients float64",)), in_order=True
-    ),
+    _training_rung("randomness", _randomness, "drawn", needs=("gradients float64",), in_order=True),
     _training_rung(
         "trajectory",
         lambda g: compare_trajectory(g.candidate, g.reference, g.config, g.weights, g.images),

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 from einops import einsum, rearrange
 
-from conformance.plain import Array, layer_norm, softmax
+from conformance.plain import Array, by_head, layer_norm, query_key_value, softmax
 from conformance.sides import Taps, TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -61,17 +61,10 @@ def _of_layer(config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps, l
     before, after = f"encoder/{layer - 1:02}" if layer else "embedding", f"encoder/{layer:02}/attention"
     leaves = {name.removeprefix(f"{own}/"): leaf for name, leaf in weights.items()}
     x = layer_norm(taps[before], leaves["norm1/scale"], leaves["norm1/bias"], config.norm_epsilon)
-
-    def by_head(of_tokens: Array) -> Array:
-        return rearrange(of_tokens, "b t (h k) -> b h t k", h=config.num_heads)
-
-    query, key, value = (
-        by_head(x @ leaves[f"attention/{part}/kernel"] + leaves[f"attention/{part}/bias"])
-        for part in ("query", "key", "value")
-    )
+    query, key, value = query_key_value(x, leaves, "attention", config.num_heads)
     scale = 1 / math.sqrt(config.head_dim)
     shares = softmax(query @ key.swapaxes(-1, -2) * scale)
-    heads = by_head(arriving[after] @ leaves["attention/projection/kernel"].T)
+    heads = by_head(arriving[after] @ leaves["attention/projection/kernel"].T, config.num_heads)
     scores = scale * through(shares, heads @ value.swapaxes(-1, -2))
     found: Weights = {}
     for part, of_heads in (("query", scores @ key), ("key", scores.swapaxes(-1, -2) @ query)):

@@ -174,8 +174,7 @@ class TorchSide:
     def augment(
         self, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
     ) -> tuple[np.ndarray, np.ndarray]:
-        with torch.random.fork_rng():
-            torch.default_generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        with seeded(seed, step):
             return loop.augment(images, labels, self.config.num_classes, _recipe(recipe))
 
     def evaluate(self, weights: Weights, images: np.ndarray, labels: np.ndarray, recipe: Recipe) -> float:
@@ -184,8 +183,7 @@ class TorchSide:
             return loop.evaluate(lambda x: self.model(x.to(self.device)).cpu(), images, labels, _recipe(recipe))
 
     def crops(self, seed: int, count: int, image_size: tuple[int, int], recipe: Recipe) -> np.ndarray:
-        with torch.random.fork_rng():
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return reference.data.crop_boxes(count, image_size, recipe.crop_scale, recipe.crop_ratio)
 
     def pixels(self, images: np.ndarray, boxes: np.ndarray, flips: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -217,8 +215,7 @@ class Twin(TorchSide):
         super().__init__(model, model, port.TWIN, config, device, clip_epsilon)
 
     def initial(self, seed: int) -> Weights:
-        with torch.random.fork_rng():
-            torch.default_generator.manual_seed(seed)
+        with seeded(seed):
             return port.read_from(self._fresh(self.config), self.layout, self.config)
 
     @staticmethod
@@ -251,6 +248,16 @@ class Drawing(TorchDispatchMode):
 
     def _mask(self, like: torch.Tensor, keep: float) -> torch.Tensor:
         return torch.from_numpy(np.array(self.draw(tuple(like.shape), float(keep)))).to(like)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, step: int | None = None) -> Iterator[None]:
+    """PyTorch's global generator begins with a seed, or with one of the step's own; afterwards it is as it was."""
+    with torch.random.fork_rng():
+        own = seed if step is None else int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+        # torch.manual_seed would seed GPUs as well, and takes a millisecond to keep a stack trace for those to come.
+        torch.default_generator.manual_seed(own)
+        yield
 
 
 def _own_draws(seed: int) -> Draw:

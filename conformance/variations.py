@@ -14,7 +14,7 @@ from einops import rearrange
 
 from conformance import tolerances
 from conformance.faults import Around, Site, data_order, recomputed
-from conformance.plain import ACTIVATIONS, Array, Change, layer_norm, softmax
+from conformance.plain import ACTIVATIONS, Array, Change, dense, layer_norm, query_key_value, softmax
 from conformance.sides import Taps
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -98,8 +98,7 @@ class _Blocks:
     def _attention(self, layer: int) -> Array:
         v, c, scope = self.v, self.config, f"{self._own(layer)}/attention"
         x = self._input(layer) if v.norm_after else self._norm(self._input(layer), f"{self._own(layer)}/norm1")
-        projected = [self._dense(x, f"{scope}/{part}") for part in ("query", "key", "value")]
-        query, key, value = (rearrange(p, "b t (h k) -> b h t k", h=c.num_heads) for p in projected)
+        query, key, value = query_key_value(x, self.leaves, scope, c.num_heads)
         scores = v.query_key(query) @ v.query_key(key).swapaxes(-1, -2) / math.sqrt(c.head_dim)
         heads = v.softmax(v.scores(scores)) @ value
         return self._dense(v.merge(heads), f"{scope}/projection")
@@ -140,7 +139,7 @@ class _Blocks:
         return self.v.norm(x, self.leaves[f"{name}/scale"], self.leaves[f"{name}/bias"], self.config.norm_epsilon)
 
     def _dense(self, x: Array, name: str) -> Array:
-        return x @ self.leaves[f"{name}/kernel"] + self.leaves[f"{name}/bias"]
+        return dense(x, self.leaves, name)
 
 
 def varied(variation: Variation) -> dict[str, Around]:

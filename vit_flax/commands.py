@@ -22,7 +22,7 @@ from vit_flax.predict import image_files, likeliest, probabilities, read_images
 from vit_flax.progress import Display, tell
 from vit_flax.run import Run, RunError, Stopped, read_settings
 from vit_flax.settings import Settings, repeat, resolve
-from vit_flax.train import classify, eval_model
+from vit_flax.train import classify, share_right
 from vit_flax.weight_files import save
 from vit_flax.weights import from_params
 
@@ -89,8 +89,9 @@ def evaluate(options: argparse.Namespace) -> None:
     epochs = f"epoch {len(history)} of {run.settings.recipe.epochs}{under_way}"
     print(f"{options.checkpoint} checkpoint of {options.run}: {epochs}")
     for name, dataset in (("val_acc", data.validation), ("test_acc", data.test)):
-        print(f"{name}: {eval_model(state, dataset):.4f} ({data.source}, {len(dataset.labels)} images)")
-    counts = confusion(data.test.labels, classify(state, data.test), len(data.classes))
+        found = classify(state, dataset)
+        print(f"{name}: {share_right(found, dataset):.4f} ({data.source}, {len(found)} images)")
+    counts = confusion(data.test.labels, found, len(data.classes))
     print(*by_class(counts, data.classes), sep="\n")
     picture = options.run / f"confusion_{options.checkpoint}.png"
     draw(counts, data.classes, f"{data.source}, test images, {epochs}", picture)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vit_flax.files import is_bomb
 from vit_flax.readers import (
+    CIFAR10_ARCHIVE,
     CIFAR10_BATCHES,
     DataError,
     existing_folder,
@@ -23,7 +24,6 @@ from vit_flax.tables import ImageTable, read_table
 
 SPLIT_SEED = 42  # the article's
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-CIFAR10_ARCHIVE = "cifar-10-python.tar.gz"
 DIGITS_FOR_TEST = 360  # of 1,797
 CIFAR10 = "cifar10"  # not a folder: what is downloaded
 LAYOUTS = (

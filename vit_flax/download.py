@@ -14,11 +14,10 @@ from vit_flax.durable import make_folder, remove, rename, sync, sync_all
 from vit_flax.files import one_line
 from vit_flax.lock import locked
 from vit_flax.progress import tell
-from vit_flax.readers import CIFAR10_BATCHES, DataError
+from vit_flax.readers import CIFAR10_ARCHIVE, CIFAR10_BATCHES, CIFAR10_FOLDER, DataError
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
+URL = f"https://www.cs.toronto.edu/~kriz/{CIFAR10_ARCHIVE}"
 MD5 = "c58f30108f718f92721af3b95e74349a"  # as torchvision lists it, too
-BATCHES = "cifar-10-batches-py"  # the folder in the archive
 PIECE = 2**16  # bytes
 PATIENCE = 30  # seconds without an answer
 
@@ -30,7 +29,7 @@ def cifar10() -> Path:
     if they cannot be had, and `LockError` if another process is at it.
     """
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vit-flax"
-    if not (folder / BATCHES).is_dir():
+    if not (folder / CIFAR10_FOLDER).is_dir():
         make_folder(folder)
         with locked(folder):
             _get(folder)
@@ -38,7 +37,7 @@ def cifar10() -> Path:
 
 
 def _get(folder: Path) -> None:
-    archive = folder / URL.rpartition("/")[-1]
+    archive = folder / CIFAR10_ARCHIVE
     if not archive.exists():
         part = archive.with_name(f"{archive.name}.part")
         tell(f"downloading {URL} to {folder}, where it stays for the next time")
@@ -53,9 +52,9 @@ def _get(folder: Path) -> None:
     if (found := _md5(archive)) != MD5:
         archive.unlink()
         raise DataError(f"{archive} was damaged on the way (md5 {found}, not {MD5}), and is deleted: download it again")
-    _unpack(archive, folder / BATCHES)
+    _unpack(archive, folder / CIFAR10_FOLDER)
     archive.unlink()
-    tell(f"CIFAR-10 is in {folder / BATCHES}")
+    tell(f"CIFAR-10 is in {folder / CIFAR10_FOLDER}")
 
 
 def _download(part: Path) -> None:
@@ -95,7 +94,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     part.mkdir()
     with tarfile.open(archive) as members:
         for name in CIFAR10_BATCHES:
-            content = members.extractfile(f"{BATCHES}/{name}")
+            content = members.extractfile(f"{CIFAR10_FOLDER}/{name}")
             assert content is not None, name
             (part / name).write_bytes(content.read())
     sync_all(part)

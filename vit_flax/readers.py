@@ -15,6 +15,7 @@ from einops import rearrange
 
 from vit_flax.files import one_line, why_unreadable
 
+CIFAR10_ARCHIVE, CIFAR10_FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"  # the folder is in the archive
 # The md5 of each published file, as torchvision lists them too.
 CIFAR10_BATCHES = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
@@ -72,7 +73,7 @@ def read(file: Path) -> bytes:
 
 def find_batches(folder: Path) -> Path | None:
     """Where CIFAR-10's batches lie: this folder, or the one that its archive unpacks to; None if in neither."""
-    for place in (folder, folder / "cifar-10-batches-py"):
+    for place in (folder, folder / CIFAR10_FOLDER):
         if any((place / name).is_file() for name in CIFAR10_BATCHES):
             return place
     return None

@@ -197,5 +197,10 @@ def classify(state: TrainState, dataset: Dataset) -> Int[np.ndarray, "n"]:
 
 def eval_model(state: TrainState, dataset: Dataset) -> float:
     """The share of a dataset's images that are classified correctly: an exact count."""
-    right = classify(state, dataset) == np.asarray(dataset.labels)
+    return share_right(classify(state, dataset), dataset)
+
+
+def share_right(found: Int[np.ndarray, "n"], dataset: Dataset) -> float:
+    """The share of a dataset's images whose class was found."""
+    right = found == np.asarray(dataset.labels)
     return int(right.sum()) / len(right)
