@@ -35,6 +35,9 @@ class Beside:
         while (work := self._calls.get()) is not None and not self._left:
             future, call = work
             try:
-                future.set_result(call())
+                answer = call()
             except BaseException as error:
                 future.set_exception(error)
+            else:
+                del work, call  # or this thread still holds a side when whoever waits has let go of it
+                future.set_result(answer)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -26,6 +27,23 @@ def test_an_error_is_raised_where_the_answer_is_wanted():
         answer = beside.submit(lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             answer.result()
+
+
+def test_an_answer_lets_go_of_what_was_called():
+    class Side:
+        def taps(self):
+            begin.wait(10)
+
+    side, begin, held = Side(), threading.Event(), []
+    seen = weakref.ref(side)
+    with Beside() as beside:
+        answer = beside.submit(side.taps)
+        answer.add_done_callback(lambda _: held.append(seen()))  # called by the thread itself, as it answers
+        del side
+        begin.set()
+        answer.result(10)
+
+    assert held == [None]
 
 
 def test_leaving_waits_for_nothing_and_starts_nothing_more():
