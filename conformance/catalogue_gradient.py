@@ -63,7 +63,7 @@ GRADIENT = (
     Fault(
         name="float32 training's gradients in bfloat16",
         rung="trajectory float32",
-        place="step */loss",
+        place="step 01/gradient",
         seen="gradients of a model cast as a whole",
         around=narrow_gradients(np.float32),
     ),

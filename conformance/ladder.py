@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 from conformance.asking import CannotBuild, CannotRun, Crash, Late, asked, no_exit, warnings_stay_warnings, within
 from conformance.cases import Case
 from conformance.compare import Comparison, Diff, causes_first, compare
@@ -179,6 +181,7 @@ class Ladder:
     def ground(self, case: Case) -> Ground:
         """Both sides and what they run on; only the last case's are kept, as large ones would not fit side by side."""
         if case not in self._grounds:
+            jax.clear_caches()  # what was compiled for another case, up to a gigabyte, serves this one no more
             images = self.images(case).images
             self._grounds = {case: Ground(self.target, case.build_reference, case.config, self.weights(case), images)}
         return self._grounds[case]

@@ -51,10 +51,6 @@ SURVIVES = {
         "deep",
         "evaluated under ImageNet's statistics",
     ): "accuracy sees it where it changes a class: there it changes none",
-    (
-        "square, grey",
-        "float32 training's gradients in bfloat16",
-    ): "within the envelope of float32 training, by a little",
 }
 IMAGES = 16
 
