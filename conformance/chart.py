@@ -247,7 +247,8 @@ def steps(rungs: Iterable[dict[str, Any]]) -> Curve | None:
             step, _, quantity = diff["tap"].partition("/")
             run, _, number = step.rpartition("step ")  # plain SGD's steps are a run of their own
             lines.setdefault(run + quantity + precision, []).append(diff | {"tap": f"step {number}"})
-    return curve([{"rung": name, "diffs": diffs} for name, diffs in lines.items()], LABELLED)
+    courses = {name: diffs for name, diffs in lines.items() if len(diffs) > 1}  # one point, as a gradient's, is no line
+    return curve([{"rung": name, "diffs": diffs} for name, diffs in courses.items()], LABELLED)
 
 
 def axis(errors: Sequence[float]) -> Axis:

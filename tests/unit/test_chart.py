@@ -72,7 +72,9 @@ def test_curve_draws_candidate_and_rounding_floor():
 
 
 def test_steps_of_training_are_a_line_for_each_quantity_with_every_fifth_labelled():
-    curve = chart.steps([make_rung("trajectory", 2), make_rung("trajectory float32", 2)])
+    narrow = make_rung("trajectory float32", 2)
+    narrow["diffs"].append(narrow["diffs"][0] | {"tap": "step 01/gradient"})  # of one step only: nothing to draw
+    curve = chart.steps([make_rung("trajectory", 2), narrow])
     candidates = {line.rung: len(line.points) for line in curve.lines if line.role == "candidate"}
     assert candidates == {"loss": 10, "parameters": 10, "loss float32": 10}
     assert [group.name for group in curve.groups] == ["step 05", "step 10"]
