@@ -56,13 +56,21 @@ def unpacked(text: str) -> "News":
 
 
 def scheduler(config: pytest.Config, log: Any, cases: Sequence[str]) -> Any:
-    """One process climbs a case, or has all tests of another file: what they share is made once."""
+    """One process climbs a case, plants a rung's faults, or runs another file: what its tests share is made once."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class CaseOrFile(LoadScopeScheduling):
+    from conformance.catalogue import FAULTS
+
+    rung_of = {fault.name: fault.rung for fault in FAULTS}
+
+    class CaseRungOrFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            case = parameter_of(nodeid, cases)
-            return f"case {case}" if case else nodeid.partition("::")[0]
+            if case := parameter_of(nodeid, cases):
+                return f"case {case}"
+            file = nodeid.partition("::")[0]
+            if file.endswith("test_faults.py") and (fault := parameter_of(nodeid, rung_of)):
+                return f"{file}, {rung_of[fault]}"
+            return file
 
         def remove_node(self, node: Any) -> str | None:
             """What a death leaves undone of a case is given to no other process: it would die of it as well."""
@@ -77,4 +85,4 @@ def scheduler(config: pytest.Config, log: Any, cases: Sequence[str]) -> Any:
                     break
             return super().remove_node(node)
 
-    return CaseOrFile(config, log)
+    return CaseRungOrFile(config, log)

@@ -5,6 +5,7 @@ import types
 import pytest
 
 from conformance.cases import Case, cases_for
+from conformance.catalogue import FAULTS
 from conformance.ladder import Outcome
 from conformance.processes import packed, place_of, scheduler, unpacked
 from conformance.session import WORSE, News, Session
@@ -61,13 +62,18 @@ IDS = [f"conformance/test_{rung}.py::test[{case}-{rung}]" for rung in ("loss", "
 
 @pytest.fixture
 def scheduled():
+    return shared(IDS)
+
+
+def shared(ids):
+    """How two workers share tests out."""
     option = types.SimpleNamespace(loadscopereorder=False)
     config = types.SimpleNamespace(getvalue=lambda name: ["popen", "popen"], option=option)
     found, nodes = scheduler(config, None, CASES), (Node(), Node())
     for node in nodes:
         found.add_node(node)
     for node in nodes:
-        found.add_node_collection(node, IDS)
+        found.add_node_collection(node, ids)
     found.schedule()
     return found, nodes
 
@@ -78,6 +84,18 @@ def test_every_rung_of_a_case_goes_to_one_process_whatever_file_it_is_in(schedul
     cases = [{place_of(IDS[index], CASES)[0] for index in node.sent} for node in (first, second)]
     assert not cases[0] & cases[1]
     assert {IDS[index] for index in first.sent} == {nodeid for nodeid in IDS if place_of(nodeid, CASES)[0] in cases[0]}
+
+
+def test_the_faults_of_a_rung_go_to_one_process_and_those_of_all_to_both():
+    planted = [f"conformance/test_faults.py::test_caught[{fault.name}]" for fault in FAULTS]
+    rung_of = dict(zip(planted, (fault.rung for fault in FAULTS), strict=True))
+    found, nodes = shared(planted)
+
+    sent = [{rung_of[planted[index]] for index in node.sent} for node in nodes]
+    assert all(sent)
+    assert not sent[0] & sent[1]
+    waiting = {rung_of[nodeid] for tests in found.workqueue.values() for nodeid in tests}
+    assert sent[0] | sent[1] | waiting == {fault.rung for fault in FAULTS}
 
 
 def test_what_a_process_died_of_is_given_to_no_other(scheduled):
