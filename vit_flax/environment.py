@@ -13,7 +13,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """Python, platform, device, versions of `PACKAGES` and these packages, and the code's commit if there is one."""
+    """Python, platform, device, versions of `PACKAGES` and these packages, what JAX was told, and the code's commit."""
     device = jax.devices()[0]
     kind = f"{os.cpu_count()} cores, {cpu()}" if device.platform == "cpu" else device.device_kind
     return {
@@ -21,7 +21,15 @@ def environment(*packages: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": f"{device.platform} ({kind})",
         "packages": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
+        "jax": told_to_jax(),
     } | commit(Path(__file__))
+
+
+def told_to_jax() -> dict[str, str]:
+    """What changes its figures: the precision of float32 products, and XLA's flags where there are any."""
+    told = {"matmul_precision": str(jax.config.jax_default_matmul_precision or "default")}
+    flags = os.environ.get("XLA_FLAGS", "").split()
+    return told | ({"xla_flags": " ".join(flags)} if flags else {})
 
 
 def commit(file: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import platform
 import subprocess
 
+import jax
 import pytest
 
 from vit_flax.environment import commit, cpu, environment
@@ -31,6 +32,14 @@ def test_where_linux_does_not_tell_python_does(told, text):
 
 def test_a_record_names_the_processor():
     assert cpu() in environment()["device"]
+
+
+def test_a_record_says_what_jax_was_told(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    assert environment()["jax"] == {"matmul_precision": "default"}
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1  --xla_b=2")
+    with jax.default_matmul_precision("highest"):
+        assert environment()["jax"] == {"matmul_precision": "highest", "xla_flags": "--xla_a=1 --xla_b=2"}
 
 
 def git(folder, *command):
