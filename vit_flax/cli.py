@@ -30,8 +30,8 @@ a folder, on the copy of it that lies there, as torchvision downloads it
 (cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files).
 
 The folder gets run.json (all settings, versions, device), checkpoints (the two
-newest, and the epoch that validated best), tensorboard, and at the end
-result.json and learning_curve.png. The accuracy to quote is test_acc: that of
+newest, and the epoch that validated best), tensorboard (by epoch and, while
+one goes on, by step), and at the end result.json and learning_curve.png. The accuracy to quote is test_acc: that of
 the final parameters.
 """
 EVALUATING = """\

@@ -23,6 +23,21 @@ class Listener:
         """An epoch has ended, with this record."""
 
 
+class Several(Listener):
+    """Several that hear the same."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self.listeners = listeners
+
+    def steps(self, images: int, loss: float) -> None:
+        for listener in self.listeners:
+            listener.steps(images, loss)
+
+    def epoch(self, record: dict[str, float]) -> None:
+        for listener in self.listeners:
+            listener.epoch(record)
+
+
 class Display(Listener):
     """Shows it on stderr: a line an epoch; and on a terminal a bar below them. Use it as a context."""
 

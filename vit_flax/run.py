@@ -3,7 +3,7 @@
     run.json             its settings, and the versions and device it began on
     lock                 held by the process that trains it
     checkpoints/         by step, each with the history of all epochs before
-    tensorboard/         train/loss, train/acc and val/acc by epoch
+    tensorboard/         losses and accuracies by epoch, loss and learning rate by step (vit_flax/scalars.py)
     result.json          once it has ended: the history, and the test accuracy of the final parameters
     learning_curve.png
 
@@ -11,13 +11,10 @@ With the data, run.json and the checkpoints are all that it needs to go on after
 """
 
 import json
-import shutil
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-from tensorboard.summary import Writer
 
 from vit_flax.checkpoint import Checkpoints, Kept, Which, steps_kept
 from vit_flax.curve import draw
@@ -27,12 +24,11 @@ from vit_flax.durable import make_folder, write_json
 from vit_flax.environment import environment
 from vit_flax.lock import LOCK, locked
 from vit_flax.loop import Begun, Diverged, History, train_model
-from vit_flax.progress import Listener
+from vit_flax.progress import Listener, Several
+from vit_flax.scalars import Scalars
 from vit_flax.settings import Settings, differences, from_json, to_json
 from vit_flax.train import TrainState, create_train_state, eval_model, initialize_model
 from vit_flax.weights import count_parameters
-
-SCALARS = ("train/loss", "train/acc", "val/acc")  # the article's
 
 
 class RunError(ValueError):
@@ -132,32 +128,28 @@ class Run:
         every: int | None,
         stop: Callable[[], object],
     ) -> tuple[TrainState, History]:
-        with self.checkpoints() as checkpoints, closing(self._scalars()) as scalars:
-            keeper = _Keeper(checkpoints, scalars, listener, self.settings.recipe.epochs, every, stop)
+        with self.checkpoints() as checkpoints:
             state, history, begun = Kept(self.fresh(), [], None)
             if checkpoints.newest():
                 state, history, begun = checkpoints.restore("last", state)
-            keeper.go_on(state, history)
-            try:
-                return train_model(
-                    state, data, history, keeper.keep, listener.steps, stop_after, begun=begun, due=keeper.due
-                )
-            except Diverged as error:
-                checkpoints.wait()
-                good = checkpoints.newest() or "there is none"
-                raise RunError(f"{error}; the last good checkpoint: {good}") from error
+            with closing(Scalars(self.folder / "tensorboard", self.settings, int(state.step), history)) as scalars:
+                listener = Several(scalars, listener)
+                keeper = _Keeper(checkpoints, listener, self.settings.recipe.epochs, every, stop)
+                keeper.go_on(state, history)
+                try:
+                    return train_model(
+                        state, data, history, keeper.keep, listener.steps, stop_after, begun=begun, due=keeper.due
+                    )
+                except Diverged as error:
+                    checkpoints.wait()
+                    good = checkpoints.newest() or "there is none"
+                    raise RunError(f"{error}; the last good checkpoint: {good}") from error
 
     def _note_extension(self) -> None:
         file = self.folder / "run.json"
         kept = json.loads(file.read_text())
         if list(self.planned) != kept.get("planned", []):
             write_json(file, kept | {"settings": to_json(self.settings), "planned": self.planned})
-
-    def _scalars(self) -> Writer:
-        # Written anew from the history: what a killed run had logged of later epochs would show twice.
-        folder = self.folder / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)
-        return Writer(str(folder))
 
     def measured(self, state: TrainState, history: History, data: Data) -> dict[str, Any]:
         """The result of a run as it is now."""
@@ -181,21 +173,18 @@ class _Keeper:
     def __init__(
         self,
         checkpoints: Checkpoints,
-        scalars: Writer,
         listener: Listener,
         epochs: int,
         every: int | None,
         stop: Callable[[], object],
     ) -> None:
-        self.checkpoints, self.scalars, self.listener = checkpoints, scalars, listener
+        self.checkpoints, self.listener = checkpoints, listener
         self.epochs, self.every, self.stop = epochs, every, stop
         self.kept = 0  # the step
 
     def go_on(self, state: TrainState, history: History) -> None:
         """From what was kept before."""
         self.kept = int(state.step)
-        for record in history:
-            _log(self.scalars, record)
         self._stop_if_asked(history)
 
     def due(self, step: int) -> bool:
@@ -205,7 +194,6 @@ class _Keeper:
         self.checkpoints.save(state, history, begun)
         self.kept = int(state.step)
         if begun is None:
-            _log(self.scalars, history[-1])
             self.listener.epoch(history[-1])
         self._stop_if_asked(history)
 
@@ -228,8 +216,3 @@ def _check_empty(folder: Path) -> None:
     left = {LOCK, "run.json.part"}
     if folder.exists() and (not folder.is_dir() or {path.name for path in folder.iterdir()} - left):
         raise RunError(f"{folder} is not empty: go on with the run there (--resume), or choose another --out")
-
-
-def _log(scalars: Writer, record: dict[str, float]) -> None:
-    for name in SCALARS:
-        scalars.add_scalar(name, record[name], step=int(record["epoch"]))

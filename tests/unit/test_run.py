@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from conformance import tolerances
 from vit_flax import train
 from vit_flax.checkpoint import CheckpointError, Checkpoints
 from vit_flax.data import read_data
 from vit_flax.lock import LOCK, LockError, locked
-from vit_flax.run import SCALARS, Run, RunError, Stopped
+from vit_flax.optimizer import schedule
+from vit_flax.run import Run, RunError, Stopped
+from vit_flax.scalars import OF_EPOCHS, OF_STEPS
 from vit_flax.settings import resolve
 
 EPOCHS, BATCH_SIZE, SEED = 4, 128, 3
@@ -47,8 +50,8 @@ def straight(data, tmp_path_factory):
     return run, run.train(data)
 
 
-def logged(folder):
-    events = EventAccumulator(str(folder / "tensorboard"))
+def logged(folder, what="epochs"):
+    events = EventAccumulator(str(folder / "tensorboard" / what), size_guidance={"tensors": 0})  # all
     events.Reload()
     found = {}
     for name in events.Tags()["tensors"]:
@@ -73,8 +76,30 @@ def test_a_run_leaves_all_that_it_promises(straight, data):
 def test_tensorboard_gets_the_article_s_scalars(straight):
     run, result = straight
     found = logged(run.folder)
-    expected = {(name, r["epoch"]): np.float32(r[name]) for r in result["history"] for name in SCALARS}
+    expected = {(name, r["epoch"]): np.float32(r[name]) for r in result["history"] for name in OF_EPOCHS}
     assert found == expected
+
+
+def test_tensorboard_gets_the_steps_too_and_those_of_a_resumed_run_go_on(straight, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "STEPS_PER_CALL", 2)  # five calls an epoch
+    run = Run.begin(tmp_path / "run", settings_for(data))
+    with pytest.raises(Stopped):
+        run.train(data, stop=after(3))
+    assert 0 < run.steps_done() < 10
+    result = run.train(data)
+
+    found = logged(run.folder, "steps")
+    assert {name for name, _ in found} == set(OF_STEPS)
+    loss, rate, speed = ({step: x for (name, step), x in found.items() if name == of} for of in OF_STEPS)
+    assert list(loss) == list(rate) == list(range(2, EPOCHS * 10 + 1, 2))
+    assert len(loss) - 2 == len(speed)  # the first call of each time compiles
+    assert all(speed.values())
+    rounding = tolerances.ROUNDING_FACTOR * tolerances.summation_error(10)
+    for epoch, record in enumerate(result["history"]):
+        calls = [loss[step] for step in loss if epoch * 10 < step <= (epoch + 1) * 10]
+        assert abs(np.mean(calls) - record["train/loss"]) <= rounding * np.max(calls)
+    scheduled = schedule(run.settings.recipe, 10)
+    assert rate == {step: np.float32(scheduled(step - 1)) for step in rate}
 
 
 def test_the_best_checkpoint_is_the_last_of_the_best_epochs(straight):
