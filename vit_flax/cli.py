@@ -2,12 +2,14 @@
 
 import argparse
 import importlib.metadata
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vit_flax.config import PRESETS
 from vit_flax.fields import field_names
+from vit_flax.interrupt import SHELL
 from vit_flax.recipe import RECIPES
 
 INTRODUCTION = """\
@@ -59,15 +61,18 @@ OUT = Path("run")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after one sentence on stderr about what cannot be done.
 
-    Ctrl-C and SIGTERM end a training with 130 and 143.
+    Ctrl-C and SIGTERM end a training with 130 and 143, and Ctrl-C everything else with 130.
     """
     options = _parser().parse_args(arguments)
-    from vit_flax import commands, devices, memory  # which take seconds to import: --help does not wait for them
-
-    memory.keep_memory()
-    devices.split_cpu()
     try:
+        from vit_flax import commands, devices, memory  # which take seconds to import: --help does not wait for them
+
+        memory.keep_memory()
+        devices.split_cpu()
         return getattr(commands, options.command)(options) or 0
+    except KeyboardInterrupt:
+        print("vit-flax: interrupted", file=sys.stderr)
+        return SHELL + signal.SIGINT
     except (ValueError, OSError) as error:
         print(f"vit-flax: {error}", file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ def environment(*packages: str) -> dict[str, Any]:
 
 def told_to_jax() -> dict[str, str]:
     """What changes its figures: the precision of float32 products, and XLA's flags where there are any."""
-    told = {"matmul_precision": str(jax.config.jax_default_matmul_precision or "default")}
+    told = {"matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default"}
     flags = os.environ.get("XLA_FLAGS", "").split()
     return told | ({"xla_flags": " ".join(flags)} if flags else {})
 

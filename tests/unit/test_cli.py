@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vit_flax import commands
 from vit_flax.cli import main
 from vit_flax.data import read_data
 from vit_flax.layouts import LAYOUTS, load_any
@@ -245,6 +246,15 @@ def test_help_imports_nothing_that_takes_long():
 def test_an_import_that_takes_long_would_be_found():
     modules, _ = imported_by("import vit_flax.commands")
     assert {"jax", "numpy"} <= modules
+
+
+def test_ctrl_c_is_a_sentence_also_where_no_training_listens_for_it(monkeypatch, capsys):
+    def interrupted(options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "predict", interrupted)
+    assert main(["predict", "cat.jpg"]) == 130
+    assert capsys.readouterr().err == "vit-flax: interrupted\n"
 
 
 def test_the_version_is_the_package_s(capsys):

@@ -38,8 +38,11 @@ def test_a_record_says_what_jax_was_told(monkeypatch):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     assert environment()["jax"] == {"matmul_precision": "default"}
     monkeypatch.setenv("XLA_FLAGS", "--xla_a=1  --xla_b=2")
-    with jax.default_matmul_precision("highest"):
+    jax.config.update("jax_default_matmul_precision", "highest")
+    try:
         assert environment()["jax"] == {"matmul_precision": "highest", "xla_flags": "--xla_a=1 --xla_b=2"}
+    finally:
+        jax.config.update("jax_default_matmul_precision", None)
 
 
 def git(folder, *command):
