@@ -33,8 +33,8 @@ a folder, on the copy of it that lies there, as torchvision downloads it
 
 The folder gets run.json (all settings, versions, device), checkpoints (the two
 newest, and the epoch that validated best), tensorboard (by epoch and, while
-one goes on, by step), and at the end result.json and learning_curve.png. The accuracy to quote is test_acc: that of
-the final parameters.
+one goes on, by step), and at the end result.json and learning_curve.png. The
+accuracy to quote is test_acc: that of the final parameters.
 """
 EVALUATING = """\
 Validation and test accuracy of a kept run, and for each class of the test

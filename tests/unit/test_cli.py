@@ -227,6 +227,14 @@ def test_help_shows_every_command(capsys):
     assert max(map(len, out.splitlines())) <= 80
 
 
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "attention", "export"])
+def test_the_help_of_a_command_fits_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 def imported_by(code):
     """The names of the modules that this code imports, and the seconds of processor time that it takes."""
     tell = "import sys, time; print(time.process_time(), *sys.modules, file=sys.stderr)"
