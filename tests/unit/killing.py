@@ -87,7 +87,13 @@ def end(pid, number):
 
 
 def inside_a_save(out):
-    return (out / "checkpoints/part").exists()
+    return last_changed(out) is not None
+
+
+def last_changed(out):
+    """When the folder was that a save is written to; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return (out / "checkpoints/part").stat().st_ctime_ns
 
 
 def kill_once(how, out, options, rng):
@@ -95,9 +101,10 @@ def kill_once(how, out, options, rng):
     if how == "operation":
         pid = start(out, options, die_before=rng.randrange(120))
         return wait_for(pid, lambda: False), inside_a_save(out)
+    left = last_changed(out)  # by a save that was killed
     pid = start(out, options)
     # Most of a process's life is spent before it trains: begin to count once it saves.
-    if (status := wait_for(pid, lambda: inside_a_save(out))) is not None:
+    if (status := wait_for(pid, lambda: last_changed(out) not in (None, left))) is not None:
         return status, False
     if how == "save":
         for _ in range(rng.randrange(3)):  # not always the first
@@ -122,8 +129,8 @@ def run(folder, kills, seed, options):
             number += 1
             counts["complete"] += 1
             continue
-        shown = 128 - status if status < 0 else status  # by a shell: before a training listens, a signal may end it
-        assert shown == 128 + HOW[how], f"{how}: exit status {status}, see {out.with_suffix('.log')}"
+        expected = -HOW[how] if HOW[how] == signal.SIGKILL else 128 + HOW[how]
+        assert status == expected, f"{how}: exit status {status}, see {out.with_suffix('.log')}"
         counts[how] += 1
         counts["inside a save"] += inside and HOW[how] == signal.SIGKILL
     status = wait_for(start(folder / str(number), options), lambda: False)
