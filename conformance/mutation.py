@@ -5,9 +5,11 @@ On more than one small model: what a fault shows depends on the shape it is plan
 
 import dataclasses
 import functools
+import itertools
 import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from conformance.catalogue import FAULTS
@@ -48,6 +50,8 @@ CONFIG = HABITATS["oblong, in colour"]
 # By habitat and name: faults that survive, and why. A record with any other is refused by a test.
 SURVIVES: dict[tuple[str, str], str] = {}
 IMAGES = 16
+PROGRAMS_KEPT = 16  # of so many plantings: each leaves some 30 MB compiled, and few compile what another did
+_plantings = itertools.count()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +103,7 @@ def remembering(ground: Ground) -> Ground:
 
 def kill(fault: Fault, ground: Ground) -> Kill:
     """Climb with the fault planted to the first rung that fails, of those it needs and could change; and say why."""
+    _make_room()
     start = time.perf_counter()
     faulty = dataclasses.replace(ground, target=planted(fault, ground.target))
     expected = fault.first_place(ground.config)
@@ -112,10 +117,17 @@ def kill(fault: Fault, ground: Ground) -> Kill:
 
 def pair_named(first: Fault, second: Fault, ground: Ground) -> set[str]:
     """With two faults planted, every cause that is named on the way up the rungs of both."""
+    _make_room()
     faulty = dataclasses.replace(ground, target=planted(second, planted(first, ground.target)))
     rungs = {rung.name for fault in (first, second) for rung in _rungs_up_to(fault, ground.config)}
     found = diagnose_all(faulty, [rung for rung in RUNGS if rung.name in rungs])
     return {cause.name for diagnosis in found.values() for cause in diagnosis.causes}
+
+
+def _make_room() -> None:
+    """What earlier plantings compiled is dropped, now and then: JAX keeps it for ever."""
+    if next(_plantings) % PROGRAMS_KEPT == 0:
+        jax.clear_caches()
 
 
 def random_pairs(count: int, seed: int = 0) -> list[tuple[Fault, Fault]]:

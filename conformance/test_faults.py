@@ -20,8 +20,6 @@ from vit_flax.model import MultiHeadSelfAttention
 
 pytestmark = pytest.mark.suite
 
-PROGRAMS_KEPT = 16  # of so many faults: each leaves some 30 MB compiled, and few compile what another did
-
 
 @pytest.fixture(scope="module")
 def grounds(pytestconfig):
@@ -44,8 +42,6 @@ def test_a_sound_model_passes_every_gate(name, ground):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_fault_is_caught_at_its_place_and_named(fault, grounds, mutation):
-    if len(mutation) % PROGRAMS_KEPT == 0:
-        jax.clear_caches()
     result = kill(fault, grounds[habitat(fault)])
 
     mutation.append(result)
