@@ -30,10 +30,10 @@ def compare_envelope(
 ) -> tuple[Diff, ...]:
     """The loss of each step: its largest relative distance from float64 so far, against what reordering explains.
 
-    And the gradient of the first, all of it as one row, against the reference's rounding: Adam's steps hardly show it.
-
     The logarithm of that distance is taken for normal over the reorderings; the limit is the upper end of Student's
     prediction interval for one run more, at `tolerances.ENVELOPE_FALSE_ALARMS` for all steps together.
+
+    And the first step's gradient, all of it as one row, against the reference's rounding: Adam's steps hardly show it.
     """
     batches, labels = training_batches(images, config, STEPS)
     wide = rounded(weights, "float64")

@@ -45,5 +45,7 @@ def by_head(x: Array, heads: int) -> Array:
 
 def query_key_value(x: Array, weights: Weights, attention: str, heads: int) -> tuple[Array, Array, Array]:
     """What an attention of that name projects tokens to, by head."""
-    query, key, value = (by_head(dense(x, weights, f"{attention}/{part}"), heads) for part in ("query", "key", "value"))
+    query = by_head(dense(x, weights, f"{attention}/query"), heads)
+    key = by_head(dense(x, weights, f"{attention}/key"), heads)
+    value = by_head(dense(x, weights, f"{attention}/value"), heads)
     return query, key, value

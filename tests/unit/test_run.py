@@ -88,9 +88,10 @@ def test_tensorboard_gets_the_steps_too_and_those_of_a_resumed_run_go_on(straigh
     assert 0 < run.steps_done() < 10
     result = run.train(data)
 
-    found = logged(run.folder, "steps")
-    assert {name for name, _ in found} == set(OF_STEPS)
-    loss, rate, speed = ({step: x for (name, step), x in found.items() if name == of} for of in OF_STEPS)
+    series = {name: {} for name in OF_STEPS}
+    for (name, step), value in logged(run.folder, "steps").items():
+        series[name][step] = value
+    loss, rate, speed = series.values()
     assert list(loss) == list(rate) == list(range(2, EPOCHS * 10 + 1, 2))
     assert len(loss) - 2 == len(speed)  # the first call of each time compiles
     assert all(speed.values())
