@@ -26,6 +26,10 @@ ENVELOPE_FALSE_ALARMS = 1e-4
 # The same for the accuracy of an epoch on a CPU, known from nine runs: fewer say it less boldly still.
 ACCURACY_FALSE_ALARMS = 1e-3
 
+# How far one normal deviate strays with the probability above, in standard deviations, of which `ROUNDING_FACTOR` are
+# granted wherever an error is granted: for what is drawn only once.
+ONE_DRAW = stats.norm.isf(FALSE_ALARMS / 2) / ROUNDING_FACTOR
+
 # An error is rounding if it changes by this share of its own size, or more, when the images move by 2^-16. Rounding is
 # drawn anew: two independent errors of one size differ by √2 of it. What is smooth changes by about as little as the
 # images. The line lies where half of an error's variance is rounding, and half of it something else. (Measured on

@@ -86,9 +86,9 @@ def _worst_rounding(failed: Outcomes) -> str | None:
         return None
     rung, worst = max(wrong, key=lambda found: found[1].severity)
     if rung == ENVELOPE or worst.ratio is None:
-        amount = f"{worst.severity:.2g} times the limit"
+        amount = f"{worst.severity:.3g} times the limit"
     else:
-        amount = f"{worst.ratio:.2g} times what must be granted, where {tolerances.ROUNDING_FACTOR:g} is allowed"
+        amount = f"{worst.ratio:.3g} times what must be granted, where {tolerances.ROUNDING_FACTOR:g} is allowed"
     return f"at worst {amount}, in {rung} at {worst.tap} {worst.mode}"
 
 
