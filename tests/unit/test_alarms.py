@@ -83,6 +83,24 @@ def test_a_sweep_goes_on_where_its_file_ends(tmp_path, monkeypatch):
     assert {entry["seeds"] for entry in json.loads(file.read_text())["sweeps"]} == {5}
 
 
+def test_a_sweep_that_goes_on_elsewhere_tells_both_devices_and_commits(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        alarms, "swept", lambda rung, ground, seeds: [Worst(seed, 0.5, "patches free") for seed in seeds]
+    )
+    record = new_record()
+    here = record["environment"]["device"]
+    record["environment"] |= {"device": "abacus (slow)", "commit": "f00"}
+    file = tmp_path / "alarms.json"
+    file.write_text(json.dumps(record))
+
+    for seeds in (1, 2):  # the second time nothing is new
+        sweep(file, seeds, ["float32"])
+
+    told = json.loads(file.read_text())["environment"]
+    assert told["device"] == f"abacus (slow); {here}"
+    assert told["commit"].startswith("f00; ")
+
+
 def test_a_sweep_of_other_versions_is_not_continued(tmp_path):
     record = new_record()
     record["environment"]["packages"]["jax"] = "0.0.1"
