@@ -41,10 +41,10 @@ def compare_gradients(
     weights, images = rounded(weights, precision), rounded({"": images}, precision)[""]
     upstream = random_upstream((len(images), config.num_classes), precision)
     inputs = Inputs(weights, images, upstream)
-    runs = [_one_run(candidate, reference, config, inputs, precision)]
+    runs = [_one_run(candidate, reference, config, inputs, precision, np.random.default_rng(0))]
     while precision != "float64" and len(runs) < RUNS:
-        nudged = inputs.nudged(np.random.default_rng(len(runs)))
-        runs.append(_one_run(candidate, reference, config, nudged, precision))
+        rng = np.random.default_rng(len(runs))
+        runs.append(_one_run(candidate, reference, config, inputs.nudged(rng), precision, rng))
     return tuple(over_runs(diffs) for diffs in zip(*runs, strict=True))
 
 
@@ -73,7 +73,12 @@ def nudged(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _one_run(
-    candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, inputs: Inputs, precision: str
+    candidate: TrainableSide,
+    reference: TrainableSide,
+    config: ViTConfig,
+    inputs: Inputs,
+    precision: str,
+    rng: np.random.Generator,
 ) -> list[Diff]:
     """Both sides once, free and alone, each tap and leaf judged against the reference in float64."""
     weights, images, upstream = inputs.weights, inputs.images, {"logits": inputs.upstream}
@@ -92,7 +97,7 @@ def _one_run(
         )
         truth["free"] = reference.gradients(wide, wide_images[""], wide_upstream)
         truth["alone"] = reference.gradients(wide, wide_images[""], wide_arriving, given=wide_taps)
-        summands = uncancelled(reference, config, wide, wide_images[""], wide_taps, wide_arriving)
+        summands = uncancelled(reference, config, wide, wide_images[""], wide_taps, wide_arriving, rng)
     tokens = len(images) * (config.num_patches + 1)  # that a parameter's gradient sums over
     features = max(3 * config.hidden_dim, config.mlp_dim)  # ... and an input's
     diffs: list[Diff] = []

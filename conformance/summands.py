@@ -4,10 +4,14 @@ Two sums hide their terms. A parameter's gradient adds up tokens. And softmax's 
 keys, `p · (dp - Σ p · dp)`, of which little is left where tokens are much alike, as in the later layers of a deep model
 with random weights: there the gradients of queries and keys may be a hundredth of what they are made of, and the error
 of two sound sides differed by a factor of four.
+
+What that mean is off by, all keys of a query share, so that it does not average out over them: the shares add up to
+one but for a rounding, and a fused kernel does not even take the mean of the dp, but what it is without rounding,
+Σ do · o over the features of the output and its gradient (FlashAttention, arXiv:2205.14135, appendix B).
 """
 
+import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 from einops import einsum, rearrange
@@ -16,8 +20,6 @@ from conformance.plain import Array, by_head, layer_norm, query_key_value, softm
 from conformance.sides import Taps, TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
-
-Through = Callable[[Array, Array], Array]  # (softmax's shares, their gradients): the scores' gradients
 
 
 def with_random_signs(arriving: Taps, rng: np.random.Generator) -> Taps:
@@ -29,46 +31,83 @@ def with_random_signs(arriving: Taps, rng: np.random.Generator) -> Taps:
 
 
 def uncancelled(
-    reference: TrainableSide, config: ViTConfig, weights: Weights, images: Array, taps: Taps, arriving: Taps
+    reference: TrainableSide,
+    config: ViTConfig,
+    weights: Weights,
+    images: Array,
+    taps: Taps,
+    arriving: Taps,
+    rng: np.random.Generator,
 ) -> Weights:
     """Gradients of the size that those of the parameters have if their terms do not cancel; float64.
 
     Args:
         taps: every tap, each block's input.
         arriving: the gradient of each tap, as it arrives from what follows.
+        rng: for the signs. Where tokens are alike, one draw of them may cancel too: draw anew in each run.
     """
-    rng = np.random.default_rng(0)
-    signed = with_random_signs(arriving, rng)
-
-    def nothing_subtracted(shares: Array, gradients: Array) -> Array:
-        return shares * gradients * rng.choice((-1.0, 1.0), size=shares.shape)
-
-    sizes = dict(reference.gradients(weights, images, signed, given=taps).parameters)
-    return sizes | of_queries_and_keys(config, weights, taps, signed, nothing_subtracted)
+    sizes = reference.gradients(weights, images, with_random_signs(arriving, rng), given=taps).parameters
+    return dict(sizes) | of_queries_and_keys(config, weights, taps, arriving)
 
 
-def of_queries_and_keys(config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps, through: Through) -> Weights:
-    """The gradients of the queries' and keys' leaves, each attention alone; softmax's backward pass is `through`."""
-    found: Weights = {}
+def of_queries_and_keys(config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps) -> Weights:
+    """For the leaves of queries and keys: the root of the sum of their terms' squares, each attention alone."""
+    squares: Weights = {}
     for layer in range(config.num_layers):
-        for leaf, gradient in _of_layer(config, weights, taps, arriving, layer, through).items():
-            found[leaf] = found.get(leaf, 0.0) + gradient  # those of layers that share their weights add up
-    return found
+        own = f"encoder/{0 if config.share_layers else layer:02}/attention"
+        for leaf, square in Backward.of(config, weights, taps, arriving, layer).squares().items():
+            name = f"{own}/{leaf}"
+            squares[name] = squares.get(name, 0.0) + square  # those of layers that share their weights add up
+    return {name: np.sqrt(square) for name, square in squares.items()}
 
 
-def _of_layer(config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps, layer: int, through: Through) -> Weights:
-    own = f"encoder/{0 if config.share_layers else layer:02}"
-    before, after = f"encoder/{layer - 1:02}" if layer else "embedding", f"encoder/{layer:02}/attention"
-    leaves = {name.removeprefix(f"{own}/"): leaf for name, leaf in weights.items()}
-    x = layer_norm(taps[before], leaves["norm1/scale"], leaves["norm1/bias"], config.norm_epsilon)
-    query, key, value = query_key_value(x, leaves, "attention", config.num_heads)
-    scale = 1 / math.sqrt(config.head_dim)
-    shares = softmax(query @ key.swapaxes(-1, -2) * scale)
-    heads = by_head(arriving[after] @ leaves["attention/projection/kernel"].T, config.num_heads)
-    scores = scale * through(shares, heads @ value.swapaxes(-1, -2))
-    found: Weights = {}
-    for part, of_heads in (("query", scores @ key), ("key", scores.swapaxes(-1, -2) @ query)):
-        of_tokens = rearrange(of_heads, "b h t k -> b t (h k)")
-        found[f"{own}/attention/{part}/kernel"] = einsum(x, of_tokens, "b t i, b t o -> i o")
-        found[f"{own}/attention/{part}/bias"] = of_tokens.sum(axis=(0, 1))
-    return found
+@dataclasses.dataclass(frozen=True)
+class Backward:
+    """What meets in the backward pass of one attention's scores; all but `x` by head, (batch, head, token, ...)."""
+
+    x: Array  # the normalised input, (batch, token, feature)
+    query: Array
+    key: Array
+    shares: Array  # softmax's, of each query for each key
+    gradients: Array  # of the shares
+    scale: float  # of the scores
+
+    @classmethod
+    def of(cls, config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps, layer: int) -> "Backward":
+        own = f"encoder/{0 if config.share_layers else layer:02}"
+        before, after = f"encoder/{layer - 1:02}" if layer else "embedding", f"encoder/{layer:02}/attention"
+        leaves = {name.removeprefix(f"{own}/"): leaf for name, leaf in weights.items()}
+        x = layer_norm(taps[before], leaves["norm1/scale"], leaves["norm1/bias"], config.norm_epsilon)
+        query, key, value = query_key_value(x, leaves, "attention", config.num_heads)
+        scale = 1 / math.sqrt(config.head_dim)
+        shares = softmax(query @ key.swapaxes(-1, -2) * scale)
+        heads = by_head(arriving[after] @ leaves["attention/projection/kernel"].T, config.num_heads)
+        return cls(x, query, key, shares, heads @ value.swapaxes(-1, -2), scale)
+
+    def squares(self) -> Weights:
+        """The sum of squares of the terms that each leaf's gradient is made of: one a query and key, one a mean."""
+        terms = (self.scale * self.shares * self.gradients) ** 2
+        means = (self.scale * self.rough_means()) ** 2
+        of_queries = terms @ self.key**2 + means * (self.shares @ self.key) ** 2
+        of_keys = terms.swapaxes(-1, -2) @ self.query**2
+        shared = means * self.query**2
+        inputs = self.shares @ self.x[:, np.newaxis]  # what a query's keys were made of, by its shares
+        tokens = "b t i, b h t k -> i h k"
+        kernels = {
+            "query/kernel": einsum(self.x**2, of_queries, tokens),
+            "key/kernel": einsum(self.x**2, of_keys, tokens) + einsum(inputs**2, shared, "b h t i, b h t k -> i h k"),
+        }
+        biases = {"query/bias": of_queries, "key/bias": of_keys + shared}
+        return {name: rearrange(square, "i h k -> i (h k)") for name, square in kernels.items()} | {
+            name: rearrange(square.sum(axis=(0, 2)), "h k -> (h k)") for name, square in biases.items()
+        }
+
+    def rough_means(self) -> Array:
+        """How large the mean over the keys is if its terms do not cancel, for each query.
+
+        Sizes are taken for a sum over the tokens of all images. This one is a sum over features, and of outputs that
+        are themselves sums over the tokens of one image: it errs by so much less.
+        """
+        tokens, features = self.query.shape[-2:]
+        fewer = (features + tokens) / (len(self.x) * tokens)
+        return np.sqrt(fewer * (self.shares * self.gradients**2).sum(axis=-1, keepdims=True))

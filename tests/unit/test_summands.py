@@ -2,36 +2,84 @@
 
 import numpy as np
 import pytest
+from einops import einsum, rearrange
 
 from conformance import summands
 from conformance.flax_side import FlaxSide
 from conformance.gradients import compare_gradients, random_upstream
 from conformance.mutation import HABITATS, sound
 from conformance.precision import rounded
-from conformance.summands import of_queries_and_keys, with_random_signs
+from conformance.summands import Backward, of_queries_and_keys, with_random_signs
 from conformance.tolerances import FLOAT64
 from conformance.weights import random_weights
 
 
-def softmax_backward(shares, gradients):
-    return shares * (gradients - (shares * gradients).sum(axis=-1, keepdims=True))
-
-
-@pytest.mark.parametrize("habitat", HABITATS)
-def test_the_scores_gradients_are_the_references_own(habitat):
-    ground = sound(HABITATS[habitat])
-    weights, images = rounded(ground.weights, "float64"), ground.images.astype(np.float64)
+def backward_of_layer(habitat, layer):
+    """One attention of a sound model, alone, and the reference's gradients of its leaves."""
+    ground = sound(HABITATS[habitat].replace(share_layers=False))
+    weights = rounded(random_weights(ground.config, 0), "float64")
+    images = ground.images.astype(np.float64)
     upstream = {"logits": random_upstream((len(images), ground.config.num_classes), "float64")}
     taps = ground.reference.taps(weights, images)
     theirs = ground.reference.gradients(weights, images, upstream)
     arriving = {tap: theirs.inputs[tap] for tap in taps}
+    return Backward.of(ground.config, weights, taps, arriving, layer), theirs.parameters
 
-    found = of_queries_and_keys(ground.config, weights, taps, arriving, softmax_backward)
 
-    assert len(found) == 4 * ground.config.num_own_layers
+def leaves(attention, scores):
+    """The gradients of its leaves, from those of its scores."""
+    of_queries = attention.scale * scores @ attention.key
+    of_keys = attention.scale * scores.swapaxes(-1, -2) @ attention.query
+    found = {}
+    for part, of_heads in (("query", of_queries), ("key", of_keys)):
+        of_tokens = rearrange(of_heads, "b h t k -> b t (h k)")
+        found[f"{part}/kernel"] = einsum(attention.x, of_tokens, "b t i, b t o -> i o")
+        found[f"{part}/bias"] = of_tokens.sum(axis=(0, 1))
+    return found
+
+
+@pytest.mark.parametrize("habitat", HABITATS)
+def test_the_backward_pass_is_the_references_own(habitat):
+    attention, theirs = backward_of_layer(habitat, 1)
+    mean = (attention.shares * attention.gradients).sum(axis=-1, keepdims=True)
+
+    found = leaves(attention, attention.shares * (attention.gradients - mean))
+
     for leaf, gradient in found.items():
-        kernel = theirs.parameters[leaf.replace("/bias", "/kernel")]  # a keys' bias has no gradient
-        assert np.abs(gradient - theirs.parameters[leaf]).max() <= FLOAT64 * np.abs(kernel).max(), leaf
+        own = theirs[f"encoder/01/attention/{leaf}"]
+        kernel = theirs[f"encoder/01/attention/{leaf.replace('/bias', '/kernel')}"]  # a keys' bias has no gradient
+        assert np.abs(gradient - own).max() <= FLOAT64 * np.abs(kernel).max(), leaf
+
+
+@pytest.mark.parametrize("habitat", HABITATS)
+def test_the_squares_are_the_mean_square_under_random_signs(habitat):
+    attention, _ = backward_of_layer(habitat, 1)
+    rng = np.random.default_rng(0)
+    shares, means = attention.shares, attention.rough_means()
+    draws = []
+    for _ in range(1000):
+        each, all_keys = (rng.choice((-1.0, 1.0), size=of.shape) for of in (shares, means))
+        draws.append(leaves(attention, shares * (each * attention.gradients + all_keys * means)))
+
+    for leaf, square in attention.squares().items():
+        measured = np.mean([draw[leaf] ** 2 for draw in draws], axis=0)
+        assert 0.95 < measured.sum() / square.sum() < 1.05, leaf
+        assert 0.7 < (measured / square).min() < (measured / square).max() < 1.4, leaf
+
+
+def test_layers_that_share_their_weights_add_up():
+    ground = sound(HABITATS["tied"])
+    config = ground.config
+    weights, images = rounded(ground.weights, "float64"), ground.images.astype(np.float64)
+    taps = ground.reference.taps(weights, images)
+    layers = [Backward.of(config, weights, taps, taps, layer).squares() for layer in range(config.num_layers)]
+
+    sizes = of_queries_and_keys(config, weights, taps, taps)
+
+    assert len(sizes) == 4 < 4 * config.num_layers
+    for leaf in layers[0]:
+        summed = sum(squares[leaf] for squares in layers)
+        np.testing.assert_allclose(sizes[f"encoder/00/attention/{leaf}"] ** 2, summed, rtol=FLOAT64)
 
 
 def test_random_signs_show_how_large_a_sum_is_without_cancellation():
@@ -50,9 +98,9 @@ def test_all_features_of_a_token_get_the_same_sign():
 
 
 # Deep layers with random weights make tokens alike: of the queries' gradients a hundredth is left.
-def compared():
+def compared(seed):
     ground = sound(HABITATS["deep"])
-    weights = random_weights(ground.config, 182)
+    weights = random_weights(ground.config, seed)
     diffs = compare_gradients(
         FlaxSide(ground.config), ground.reference, ground.config, weights, ground.images, "float32"
     )
@@ -60,12 +108,25 @@ def compared():
 
 
 def test_a_seed_that_raised_a_false_alarm_raises_none_as_what_softmax_hides_is_granted(monkeypatch):
-    granted = compared()
+    granted = compared(182)
     monkeypatch.setattr(summands, "of_queries_and_keys", lambda *arguments: {})
-    hidden = compared()
+    hidden = compared(182)
 
     assert [str(diff) for diff in granted.values() if not diff.passes] == []
     alarm = "encoder/06/attention/query/bias", "alone"
     assert granted[alarm].limit > 1.5 * hidden[alarm].limit  # it was exceeded by 1.42, with jax 0.12 on a CPU
     alike = "encoder/06/attention/value/kernel", "alone"
     assert granted[alike].limit == hidden[alike].limit
+
+
+def test_what_all_keys_of_a_query_share_is_granted_where_keys_are_alike(monkeypatch):
+    granted = compared(166)
+    monkeypatch.setattr(Backward, "rough_means", lambda attention: np.zeros_like(attention.gradients[..., :1]))
+    not_shared = compared(166)
+
+    def widened(layer):
+        place = f"encoder/{layer}/attention/query/bias", "alone"
+        return granted[place].limit / not_shared[place].limit
+
+    assert widened("07") > 1.2
+    assert 1 <= widened("00") < widened("07")
