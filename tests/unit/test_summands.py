@@ -79,7 +79,7 @@ def test_layers_that_share_their_weights_add_up():
     assert len(sizes) == 4 < 4 * config.num_layers
     for leaf in layers[0]:
         summed = sum(squares[leaf] for squares in layers)
-        np.testing.assert_allclose(sizes[f"encoder/00/attention/{leaf}"] ** 2, summed, rtol=FLOAT64)
+        assert np.abs(sizes[f"encoder/00/attention/{leaf}"] ** 2 - summed).max() <= FLOAT64 * summed.max()
 
 
 def test_random_signs_show_how_large_a_sum_is_without_cancellation():
