@@ -5,9 +5,6 @@
 What a config says and timm takes as an argument is passed on. One thing is not an argument: timm computes stochastic
 depth's rates with `torch.linspace` in PyTorch's default dtype, and float32 rounds them. The randomness rung sees it
 (a rate of 0.1 is off by 1.7e-09), so the model is built with float64 as the default.
-
-Its gradients in float32 fail where attention runs in PyTorch's fused kernel, as it does by default. `unfused` is the
-same model with timm's own products and softmax instead.
 """
 
 import contextlib
@@ -25,7 +22,7 @@ from vit_flax.config import ViTConfig
 from vit_flax.layouts import TIMM
 
 
-def build(config: ViTConfig, fused: bool = True, **changes: Any) -> TorchModel:
+def build(config: ViTConfig, **changes: Any) -> TorchModel:
     """timm's ViT of that config; `changes` replace what timm is called with."""
     c = config
     options: dict[str, Any] = dict(
@@ -46,8 +43,6 @@ def build(config: ViTConfig, fused: bool = True, **changes: Any) -> TorchModel:
     )
     with float64_by_default():
         hooked = timm_vit("vit_base_patch16_224", **options | changes)  # any plain ViT: every size is given
-    for block in hooked.model.blocks:
-        block.attn.fused_attn = fused
     return TorchModel(hooked, hooked.model, TIMM, config, torch_device())
 
 
@@ -59,6 +54,3 @@ def float64_by_default() -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-unfused = partial(build, fused=False)

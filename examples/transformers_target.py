@@ -4,7 +4,7 @@
 
 Where its defaults differ from the paper's, they are set here: LayerNorm's epsilon (1e-12 by default), and the
 attention, whose "eager" kind computes softmax in float32 whatever the model's precision, which the float64 rung
-refuses. So "sdpa" it is, PyTorch's fused kernel, and its gradients of queries and keys in float32 are what fails here.
+refuses. So "sdpa" it is, PyTorch's fused kernel.
 It drops nothing between the two layers of the MLP and has no stochastic depth, so there are no draws to compare.
 """
 

@@ -20,7 +20,6 @@ OBLONG = Case("twin:vit_ti16", image_size=(32, 48), num_layers=2)
 SQUARE = Case("twin:vit_ti16", image_size=(32, 32), num_layers=2)  # all that equimo takes
 TARGETS = {
     "timm_target:build": OBLONG,
-    "timm_target:unfused": OBLONG,
     "transformers_target:build": OBLONG,
     "equimo_target:widened": SQUARE,
 }
