@@ -29,7 +29,10 @@ Train a model and keep the run in a folder.
 Without --data this trains on scikit-learn's digits, with a preset and a recipe
 of their size. With --data cifar10, on CIFAR-10, which is downloaded once; with
 a folder, on the copy of it that lies there, as torchvision downloads it
-(cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files).
+(cifar-10-batches-py) or as Hugging Face has it (train and test Parquet files),
+or on your own images in a folder a class (train/cat/1.jpg and test/cat/2.jpg,
+or cat/1.jpg). Those are fitted to the preset's image size, and the recipe's
+means and stds are measured.
 
 The folder gets run.json (all settings, versions, device), checkpoints (the two
 newest, and the epoch that validated best), tensorboard (by epoch and, while

@@ -13,12 +13,14 @@ from vit_flax.attention import class_attention
 from vit_flax.attention import draw as draw_attention
 from vit_flax.augment import normalise
 from vit_flax.cli import CANONICAL
+from vit_flax.config import preset
 from vit_flax.confusion import by_class, confusion, draw
 from vit_flax.data import Data, read_data
 from vit_flax.fields import read_fields
+from vit_flax.image_files import image_files, read_images
 from vit_flax.interrupt import interruptible
 from vit_flax.layouts import LAYOUTS
-from vit_flax.predict import image_files, likeliest, probabilities, read_images
+from vit_flax.predict import likeliest, probabilities
 from vit_flax.progress import Display, tell
 from vit_flax.run import Run, RunError, Stopped, read_settings
 from vit_flax.settings import Settings, repeat, resolve
@@ -55,11 +57,12 @@ def _settings(options: argparse.Namespace) -> tuple[Data, Settings]:
     changes = {name: value for name, value in shorthands.items() if value is not None} | changes
     kept = _kept(options)
     path = options.data or (kept.data if kept else None)
-    data = read_data(path)
     if kept is None:
         default = "article" if path else "digits"
         names = (options.preset or default, options.recipe or default)
+        data = read_data(path, preset(names[0]).image_size)
         return data, resolve(*names, changes, options.seed or 0, path, data, model_changes)
+    data = read_data(path, kept.config.image_size)
     for option, given, had in (("preset", options.preset, kept.preset), ("recipe", options.recipe, kept.recipe_name)):
         if given not in (None, had):
             raise ValueError(f"--{option} is {given}, but the kept run has {had}: leave the option out")
@@ -80,7 +83,7 @@ def _kept(options: argparse.Namespace) -> Settings | None:
 
 def evaluate(options: argparse.Namespace) -> None:
     run = Run.open(options.run)
-    data = read_data(options.data or run.settings.data)
+    data = read_data(options.data or run.settings.data, run.settings.config.image_size)
     shape = (*run.settings.config.image_size, run.settings.config.channels)
     if (data.classes, data.test.images.shape[1:]) != (run.settings.classes, shape):
         raise RunError(f"{options.run} was trained on {run.settings.source}; {data.source} has other classes or sizes")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vit_flax.files import is_bomb
+from vit_flax.image_folder import Splits, class_folders, find_splits, normalisation, read_by_class
 from vit_flax.readers import (
     CIFAR10_ARCHIVE,
     CIFAR10_BATCHES,
@@ -28,7 +29,8 @@ DIGITS_FOR_TEST = 360  # of 1,797
 CIFAR10 = "cifar10"  # not a folder: what is downloaded
 LAYOUTS = (
     f"give {CIFAR10} to download it, or a folder that holds cifar-10-batches-py (torchvision), or train.parquet and "
-    "test.parquet (Hugging Face; in shards and one folder deeper, too)"
+    "test.parquet (Hugging Face; in shards and one folder deeper, too), or images in a folder a class (as in "
+    "train/cat/1.jpg and test/cat/2.jpg, or cat/1.jpg)"
 )
 
 
@@ -46,12 +48,15 @@ class Data:
     test: Dataset
     classes: tuple[str, ...]
     source: str  # what they are, for reports; reports get published, so never a path
+    # Means and stds of the training images' channels, where no recipe can know them.
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
-def read_data(source: str | Path | None) -> Data:
+def read_data(source: str | Path | None, image_size: tuple[int, int] = (32, 32)) -> Data:
     """The dataset in a folder in any of the `LAYOUTS`, CIFAR-10 from its home ("cifar10"), or the digits (None).
 
-    Raises `DataError`, naming the file (and row), for what is missing, damaged or does not fit together.
+    `image_size` is what images in a folder a class are fitted to, as those may have any size. Raises `DataError`,
+    naming the file (and row), for what is missing, damaged or does not fit together.
     """
     if source is None:
         return _from_scikit_learn()
@@ -70,6 +75,8 @@ def read_data(source: str | Path | None) -> Data:
     if (archive := folder / CIFAR10_ARCHIVE).is_file():
         unpack = f"tar -xzf {shlex.quote(str(archive))} -C {shlex.quote(str(folder))}"
         raise DataError(f"{archive} is not unpacked: run {unpack}")
+    if splits := find_splits(folder):
+        return _from_image_folder(folder, splits, image_size)
     raise DataError(f"{folder} holds no dataset that can be read: {LAYOUTS}")
 
 
@@ -127,6 +134,29 @@ def _from_batches(folder: Path) -> Data:
     return _data(_join(parts), Dataset(*test), CIFAR10_CLASSES, "CIFAR-10")
 
 
+def _from_image_folder(folder: Path, splits: Splits, image_size: tuple[int, int]) -> Data:
+    """Where there is no test, a fifth of the training images is held out for it; then for validation a tenth."""
+    classes = tuple(path.name for path in class_folders(splits.train))
+
+    def read(place: Path) -> Dataset:
+        return Dataset(*read_by_class(place, classes, image_size))
+
+    train = read(splits.train)
+    _check_enough(folder, len(train.labels))
+    train, test = (train, read(splits.test)) if splits.test else _hold_out(train, round(len(train.labels) / 5))
+    if splits.validation:
+        validation = read(splits.validation)
+    else:
+        train, validation = _hold_out(train, round(len(train.labels) / 10))
+    source = f"{folder.resolve().name} ({sum(len(part.labels) for part in (train, validation, test))} image files)"
+    return Data(train, validation, test, classes, source, normalisation(train.images))
+
+
+def _check_enough(folder: Path, count: int) -> None:
+    if count < 10:
+        raise DataError(f"{folder} holds {count} training images: give at least 10, as a tenth of them is held out")
+
+
 def _parquet_folders(folder: Path) -> list[Path]:
     files = [*folder.glob("*.parquet"), *folder.glob("*/*.parquet")]
     return sorted({file.parent for file in files if _shard("train|test", file)})
@@ -158,8 +188,7 @@ def _from_parquet(folder: Path, unknown: str) -> Data:
     train, test = ([read_table(file) for file in _shards(folder, split)] for split in ("train", "test"))
     tables = [*train, *test]
     _check_together(tables)
-    if (count := sum(map(len, train))) < 10:
-        raise DataError(f"{folder} holds {count} training images: give at least 10, as a tenth of them is held out")
+    _check_enough(folder, sum(map(len, train)))
     shape = _pixels(tables[0], 0).shape
     classes = tables[0].classes or _unnamed_classes(np.concatenate([table.labels() for table in train]), shape)
     names = {table.name or unknown for table in tables}

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_flax.decode import decode
+from vit_flax.image_files import SUFFIXES
 from vit_flax.readers import DataError, existing_folder, find_batches, needs, read, read_batch
 from vit_flax.tables import read_table
 
@@ -17,10 +18,9 @@ class Photographs:
     source: str  # what they are, for reports; reports get published, so never a path
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LAYOUTS = (
     "give a folder that holds test.parquet (Hugging Face), cifar-10-batches-py (torchvision) "
-    f"or image files ({' '.join(IMAGE_SUFFIXES)})"
+    f"or image files ({' '.join(SUFFIXES)})"
 )
 SMALLEST_CROP = 32  # pixels; scikit-learn's photographs are cut no finer
 
@@ -37,7 +37,7 @@ def read_photographs(source: str | Path | None, count: int) -> Photographs:
         return _from_parquet(min(files, key=_test_first), count)
     if batches := find_batches(folder):
         return _from_batch(batches / "test_batch", count)
-    if files := sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()):
+    if files := sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
         return _from_files(folder, files, count)
     raise DataError(f"{folder} holds no images that can be read: {LAYOUTS}")
 

@@ -46,11 +46,14 @@ def resolve(
 ) -> Settings:
     """The settings of a preset and a recipe on these data: the model takes their image size, channels and classes.
 
+    Means and stds are the recipe's, or the data's where those were measured.
+
     Raises `ValueError` for unknown names, and for numbers that cannot work together.
     """
     base = recipe(recipe_name)
     warmup_epochs = base.warmup_epochs * changes.get("epochs", base.epochs) / base.epochs  # as long a share of the run
-    chosen = base.replace(**{"warmup_epochs": warmup_epochs} | changes)
+    measured = {} if data.normalisation is None else dict(zip(("means", "stds"), data.normalisation, strict=True))
+    chosen = base.replace(**{"warmup_epochs": warmup_epochs} | measured | changes)
     return _fitted((preset_name, preset(preset_name)), (recipe_name, chosen), seed, path, data, model_changes or {})
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from test_readers import publish, random_images, write_batch, write_parquet
 
 from vit_flax.data import read_data
+from vit_flax.image_files import read_images
 from vit_flax.photographs import read_photographs
-from vit_flax.predict import read_images
 
 PIXELS = random_images(12, 8, 8)
 PALETTE = Image.fromarray(PIXELS[0]).quantize(16)

@@ -10,7 +10,8 @@ from PIL import Image
 
 from conformance.tolerances import FLOAT64
 from vit_flax.config import preset
-from vit_flax.predict import likeliest, probabilities, read_images
+from vit_flax.image_files import read_images
+from vit_flax.predict import likeliest, probabilities
 from vit_flax.readers import DataError
 from vit_flax.recipe import recipe
 from vit_flax.train import create_train_state
