@@ -83,9 +83,9 @@ OF_IMAGES: dict[str, Change] = {
     "turned by half a circle": lambda x, c: x[::-1, ::-1].copy(),
 }
 HEADS: dict[str, Change] = {
-    "with its heads backwards": lambda x, c: _by_head(x, c)[..., ::-1, :].reshape(x.shape),
-    "with its heads one later": lambda x, c: np.roll(_by_head(x, c), 1, axis=-2).reshape(x.shape),
-    "with its heads one earlier": lambda x, c: np.roll(_by_head(x, c), -1, axis=-2).reshape(x.shape),
+    "backwards": lambda x, c: _by_head(x, c)[..., ::-1, :].reshape(x.shape),
+    "one later": lambda x, c: np.roll(_by_head(x, c), 1, axis=-2).reshape(x.shape),
+    "one earlier": lambda x, c: np.roll(_by_head(x, c), -1, axis=-2).reshape(x.shape),
 }
 SWAPS = (
     ("attention/query", "attention/key"),
@@ -154,9 +154,9 @@ def _attention_faults() -> Iterator[Fault]:
     of_attention = partial(elementary, rung="float64", place="encoder/00/attention")
     for part in ("query", "key", "value"):
         for what, change in HEADS.items():
-            enough = 1 if what.endswith("backwards") else 2  # of two heads all of these are the same
+            enough = 1 if what == "backwards" else 2  # of two heads all of these are the same
             yield of_attention(
-                name=f"attention/{part} {what}",
+                name=f"attention/{part}, its heads {what}",
                 around=each_layer(partial(_of_both, part, change)),
                 applies=lambda config, enough=enough: config.num_heads > enough,
             )
@@ -167,7 +167,7 @@ def _attention_faults() -> Iterator[Fault]:
         )
     for what, change in HEADS.items():
         yield of_attention(
-            name=f"attention/projection/kernel, its inputs {what}",
+            name=f"attention/projection/kernel, the heads of its inputs {what}",
             around=leaf("{layer}/attention/projection/kernel", partial(_of_inputs, change)),
             applies=many_heads,
         )
