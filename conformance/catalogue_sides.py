@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from conformance.faults import Around, Fault, still, tapped
+from conformance.faults import Anew, Around, Fault, still, tapped
 from conformance.function import CALLS
 from conformance.sides import Gradients, Taps
 from vit_flax.config import ViTConfig
@@ -34,7 +34,7 @@ def seen(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
 # A side is a function
 
 
-def odd_logits() -> dict[str, Around]:
+def odd_logits() -> Around:
     """One answer in ten is off."""
     calls = itertools.count()
 
@@ -44,10 +44,10 @@ def odd_logits() -> dict[str, Around]:
         off = next(calls) % 10 == 9
         return {**taps, "logits": taps["logits"] * taps["logits"].dtype.type(1 + SMALL)} if off else taps
 
-    return {"taps": around}
+    return around
 
 
-def last_mean_subtracted() -> dict[str, Around]:
+def last_mean_subtracted() -> Around:
     """Images are centred by what was measured the last time."""
     means = [0.0]
 
@@ -55,22 +55,23 @@ def last_mean_subtracted() -> dict[str, Around]:
         means.append(float(images.mean()))
         return images - images.dtype.type(SMALL * means.pop(0))
 
-    return seen(change)
+    return seen(change)["taps"]
 
 
-def gradients_added() -> dict[str, Around]:
+def gradients_added() -> Around:
     """To those of the last call."""
-    last: dict[str, Weights] = {"parameters": {}}
+    last: Weights = {}
 
     def around(method: Around, config: ViTConfig, *arguments: Any, **named: Any) -> Gradients:
+        nonlocal last
         found = method(*arguments, **named)
-        before, last["parameters"] = last["parameters"], found.parameters
+        before, last = last, found.parameters
         added = {
             n: g + before[n] if n in before and before[n].dtype == g.dtype else g for n, g in found.parameters.items()
         }
         return Gradients(found.inputs, added)
 
-    return {"gradients": around}
+    return around
 
 
 def mean_subtracted(images: np.ndarray) -> np.ndarray:
@@ -161,14 +162,14 @@ SIDES: tuple[Fault, ...] = (
         "function",
         f"asked {CALLS} times: logits",
         "a race between threads, or memory that is not cleared",
-        around=odd_logits(),
+        around={"taps": Anew(odd_logits)},
     ),
     Fault(
         "centred by the last batch",
         "function",
         f"asked {CALLS} times: patches",
         "running statistics that evaluation updates too",
-        around=last_mean_subtracted(),
+        around={"taps": Anew(last_mean_subtracted)},
     ),
     Fault(
         "centred by its own batch",
@@ -196,7 +197,7 @@ SIDES: tuple[Fault, ...] = (
         "gradients function",
         "asked again: embedding/cls_token",
         "zero_grad forgotten",
-        around=gradients_added(),
+        around={"gradients": Anew(gradients_added)},
     ),
     Fault(
         "scores clipped at 50",

@@ -7,7 +7,7 @@ so it can be planted in any implementation: dropping a bias and zeroing it are t
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,6 +21,14 @@ from vit_flax.weights import Weights, canonical_shapes
 
 Around = Callable[..., Any]  # (the side's own method, the side's config, its arguments): in the method's place
 Edit = Callable[[Weights, ViTConfig], Weights]
+
+
+@dataclasses.dataclass(frozen=True)
+class Anew:
+    """A change that remembers its calls: made anew for each side that it is planted in."""
+
+    make: Callable[[], Around]
+
 
 TAKE_WEIGHTS = ("taps", "gradients", "drawn", "train", "noisy_losses", "evaluate", "averages")
 
@@ -38,7 +46,7 @@ class Fault:
     place: str  # on any config: `first_place` says what may stand for a part of it
     seen: str
     config: Callable[[ViTConfig], ViTConfig] = lambda config: config
-    around: dict[str, Around] = dataclasses.field(default_factory=dict)  # in the place of methods of the side
+    around: Mapping[str, Around | Anew] = dataclasses.field(default_factory=dict)  # in the place of methods of the side
     applies: Callable[[ViTConfig], bool] = always  # to a ViT of this config: some have no final norm to skip
     draw: Callable[[Draw], Draw] | None = None  # how the side asks for its random draws
     float32_inside: bool = False  # a part is computed in float32: a fault in float64 alone
@@ -79,6 +87,7 @@ class Planted:
         self.fault, self.config = fault, config
         self.faulty_config = fault.config(config)
         self.side = target(self.faulty_config)
+        self.around = {name: x.make() if isinstance(x, Anew) else x for name, x in fault.around.items()}
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.side, name)
@@ -90,7 +99,7 @@ class Planted:
             return functools.partial(_drawn, self.taps)
         if self.fault.draw is not None and name in ("taps", "gradients"):
             method = functools.partial(_drawing, self.fault.draw, method)
-        around = self.fault.around.get(name)
+        around = self.around.get(name)
         return method if around is None else functools.partial(around, method, self.config)
 
 

@@ -9,7 +9,7 @@ import pytest
 from conformance.catalogue import FAULTS, fault_named
 from conformance.compare import in_data_order
 from conformance.diagnose import diagnose
-from conformance.faults import Fault, is_at, planted
+from conformance.faults import Anew, Fault, is_at, planted
 from conformance.mutation import HABITATS, sound
 from conformance.randomness import noisy
 from conformance.rungs import BY_NAME
@@ -58,6 +58,26 @@ def test_a_place_is_the_expected_one_but_for_what_chance_decides(place, expected
 
 def test_no_place_has_a_brace_left_in_it():
     assert not any("{" in fault.first_place(TIED) for fault in FAULTS)
+
+
+@pytest.mark.parametrize(
+    "fault", [fault for fault in FAULTS if Anew in map(type, fault.around.values())], ids=lambda f: f.name
+)
+def test_what_remembers_its_calls_knows_nothing_of_another_side(fault):
+    def first_answer(habitat):
+        ground = sound(HABITATS[habitat])
+        side = planted(fault, ground.target)(ground.config)
+        upstream = {"logits": np.ones((len(ground.images), ground.config.num_classes), np.float32)}
+        gradients = [side.gradients(ground.weights, ground.images, upstream).parameters for _ in range(2)]
+        return side.taps(ground.weights, ground.images), *gradients
+
+    alone = first_answer("oblong, in colour")
+    first_answer("square, grey")
+    after_another = first_answer("oblong, in colour")
+
+    for before, after in zip(alone, after_another, strict=True):
+        for name, leaf in before.items():
+            np.testing.assert_array_equal(leaf, after[name], err_msg=name)
 
 
 def test_what_changes_the_draws_changes_them_wherever_a_side_draws():
