@@ -21,7 +21,7 @@ from conformance.mutation import HABITATS, sound
 from conformance.rungs import BY_NAME, Ground
 from conformance.weights import random_weights
 from vit_flax.durable import write_json
-from vit_flax.environment import environment, measured_on
+from vit_flax.environment import environment, go_on_here, measured_on
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
@@ -109,7 +109,7 @@ def sweep(file: Path, seeds: int, rungs: Sequence[str] = RUNGS) -> None:
     record = json.loads(file.read_text()) if file.exists() else new_record()
     if record["environment"]["packages"] != environment("torch")["packages"]:
         raise ValueError(f"{file} was begun with other versions of the packages: begin a new file")
-    _also_on(record, environment("torch"))
+    go_on_here(record["environment"], environment("torch"))
     grounds = {habitat: sound(config) for habitat, config in HABITATS.items()}
     for start in range(0, seeds, CHUNK):
         for habitat, ground in grounds.items():
@@ -119,13 +119,6 @@ def sweep(file: Path, seeds: int, rungs: Sequence[str] = RUNGS) -> None:
                 if due:
                     add(record, rung, habitat, swept(rung, ground, due))
                     write_json(file, record)
-
-
-def _also_on(record: Dict, here: Dict) -> None:
-    """A sweep that goes on elsewhere tells each device and each commit that it ran on."""
-    for key in ("device", "commit"):
-        if here.get(key, "") not in record["environment"].setdefault(key, ""):
-            record["environment"][key] += f"; {here[key]}"
 
 
 def newest() -> Dict:

@@ -2,6 +2,8 @@
 
 python -m conformance.proofs record     # plant every fault, alone and in pairs: a new file in results/ (an hour)
 python -m conformance.proofs docs       # write the newest record into docs/proofs.md
+
+A record that was cut off goes on where it ended.
 """
 
 import dataclasses
@@ -25,10 +27,12 @@ from conformance.mutation import HABITATS, Kill, faults_in, kill, pair_named, ra
 from conformance.published import let_through
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
-from vit_flax.environment import environment
+from vit_flax.durable import make_folder, write_json
+from vit_flax.environment import environment, go_on_here
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
+PART = ROOT / ".cache" / "proofs.json"  # a record that is under way
 BEGIN, END = "<!-- results: proofs -->", "<!-- end of results -->"
 PAIRS = 60
 CHUNK = 8  # faults that a process takes at once: the next ones of a model find it compiled
@@ -37,25 +41,38 @@ PRECISIONS = ("float64", "float32", "bfloat16")
 Dict = dict[str, Any]
 
 
-def measured() -> Dict:
-    """Everything the page says, from one run on the default photographs."""
-    ground = sound()
-    seconds = {name: _timed(lambda name=name: BY_NAME[name].climb(ground)) for name in NAMES}
+def measured(file: Path) -> Dict:
+    """Everything the page says, on the default photographs; `file` has what is known of it, after every fault."""
+    run = json.loads(file.read_text()) if file.exists() else _new()
+    go_on_here(run["environment"], environment("torch"))
     planted = [(name, fault.name) for name, config in HABITATS.items() for fault in faults_in(config)]
     pairs = [(one.name, other.name) for one, other in random_pairs(PAIRS)]
+    known = {(fault["habitat"], fault["name"]) for fault in run["faults"]}
+    named = {tuple(pair["planted"]) for pair in run["pairs"]}
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as processes:  # JAX cannot be forked
-        killed = list(processes.map(_killed, planted, chunksize=CHUNK))
-        named = list(processes.map(_named, pairs, chunksize=CHUNK))
+        for kind, work, due in (
+            ("faults", _killed, [fault for fault in planted if fault not in known]),
+            ("pairs", _named, [pair for pair in pairs if pair not in named]),
+        ):
+            for found in processes.map(work, due, chunksize=CHUNK):
+                run[kind].append(found)
+                write_json(file, run)
+    ground = sound()
+    return run | {
+        "margins": [dataclasses.asdict(m) | {"blind": m.blind} for p in PRECISIONS for m in margins(ground, p)],
+        "published": let_through(ground),
+        "seconds": {name: _timed(lambda name=name: BY_NAME[name].climb(ground)) for name in NAMES},
+    }
+
+
+def _new() -> Dict:
     return {
         "kind": "proofs",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "environment": environment("torch"),
         "habitats": {name: dataclasses.asdict(config) for name, config in HABITATS.items()},
-        "faults": killed,
-        "pairs": named,
-        "margins": [dataclasses.asdict(m) | {"blind": m.blind} for p in PRECISIONS for m in margins(ground, p)],
-        "published": let_through(ground),
-        "seconds": seconds,
+        "faults": [],
+        "pairs": [],
     }
 
 
@@ -94,11 +111,11 @@ def _fault(k: Kill) -> Dict:
 
 
 def record() -> Path:
-    run = measured()
+    make_folder(PART.parent)
+    run = measured(PART)
     file = RESULTS / f"{run['created'][:16].replace(':', '')}-proofs-{run['environment']['device'].split()[0]}.json"
-    with file.open("x") as out:
-        json.dump(run, out, indent=1)
-        out.write("\n")
+    write_json(file, run)
+    PART.unlink()
     return file
 
 

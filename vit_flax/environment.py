@@ -25,6 +25,13 @@ def environment(*packages: str) -> dict[str, Any]:
     } | commit(Path(__file__))
 
 
+def go_on_here(found: dict[str, Any], here: dict[str, Any]) -> None:
+    """A record that goes on elsewhere, or after a commit, tells each device and each commit that it is of."""
+    for key in ("device", "commit"):
+        if here.get(key, "") not in found.setdefault(key, ""):
+            found[key] = "; ".join(filter(None, (found[key], here[key])))
+
+
 def told_to_jax() -> dict[str, str]:
     """What changes its figures: the precision of float32 products, and XLA's flags where there are any."""
     told = {"matmul_precision": jax.config.values["jax_default_matmul_precision"] or "default"}

@@ -1,6 +1,7 @@
 """The page of proofs says what the newest record says, and what a gate cannot see is called blind."""
 
 import copy
+import json
 
 import numpy as np
 import pytest
@@ -44,6 +45,56 @@ def test_the_newest_record_is_of_this_catalogue_and_its_survivors_are_known():
     named = [sorted(pair["planted"]) == pair["named"] for pair in recorded["pairs"]]
     assert len(named) == proofs.PAIRS
     assert np.mean(named) >= 0.9
+
+
+class OneByOne:
+    """A pool without processes."""
+
+    def __init__(self, *arguments, **named):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def map(self, function, items, chunksize):
+        return map(function, items)
+
+
+def test_a_record_that_was_cut_off_goes_on_where_it_ended(tmp_path, monkeypatch):
+    asked = []
+
+    def killed(planted):
+        asked.append(planted)
+        if len(asked) == 3:
+            raise MemoryError
+        habitat, name = planted
+        return {"habitat": habitat, "name": name}
+
+    monkeypatch.setattr(proofs, "ProcessPoolExecutor", OneByOne)
+    monkeypatch.setattr(proofs, "_killed", killed)
+    monkeypatch.setattr(proofs, "_named", lambda pair: {"planted": list(pair), "named": []})
+    monkeypatch.setattr(proofs, "HABITATS", {name: HABITATS[name] for name in ("deep", "tied")})
+    monkeypatch.setattr(
+        proofs, "faults_in", lambda config: [fault_named("patch bias dropped"), fault_named("not clipped")]
+    )
+    monkeypatch.setattr(proofs, "random_pairs", lambda count: [(fault_named("not clipped"),) * 2])
+    monkeypatch.setattr(proofs, "PRECISIONS", ())
+    monkeypatch.setattr(proofs, "NAMES", ())
+    monkeypatch.setattr(proofs, "let_through", lambda ground: [])
+    file = tmp_path / "part.json"
+
+    with pytest.raises(MemoryError):
+        proofs.measured(file)
+    assert len(json.loads(file.read_text())["faults"]) == 2
+    found = proofs.measured(file)
+
+    planted = [(habitat, name) for habitat in ("deep", "tied") for name in ("patch bias dropped", "not clipped")]
+    assert asked == [*planted[:3], *planted[2:]]
+    assert [(fault["habitat"], fault["name"]) for fault in found["faults"]] == planted
+    assert len(found["pairs"]) == 1
 
 
 @pytest.mark.parametrize(("precision", "exposure"), [(p, e) for p in proofs.PRECISIONS for e in measured_in(p)])
