@@ -7,7 +7,6 @@ A sweep that was cut off goes on where its file ends.
 """
 
 import dataclasses
-import datetime
 import functools
 import json
 import math
@@ -21,7 +20,7 @@ from conformance.mutation import HABITATS, sound
 from conformance.rungs import BY_NAME, Ground
 from conformance.weights import random_weights
 from vit_flax.durable import write_json
-from vit_flax.environment import environment, go_on_here, measured_on
+from vit_flax.environment import environment, go_on_here, measured_on, now
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
@@ -79,7 +78,7 @@ def chance_of_alarm(largest: Sequence[float], seeds: int) -> float:
 def new_record() -> Dict:
     return {
         "kind": "false alarms",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "environment": environment("torch"),
         "habitats": {name: dataclasses.asdict(config) for name, config in HABITATS.items()},
         "sweeps": [],
@@ -118,7 +117,7 @@ def sweep(file: Path, seeds: int, rungs: Sequence[str] = RUNGS) -> None:
                 due = range(max(start, done), min(start + CHUNK, seeds))
                 if due:
                     add(record, rung, habitat, swept(rung, ground, due))
-                    write_json(file, record)
+                    write_json(file, record | {"ended": now()})
 
 
 def newest() -> Dict:

@@ -7,7 +7,6 @@ A record that was cut off goes on where it ended.
 """
 
 import dataclasses
-import datetime
 import functools
 import json
 import os
@@ -28,7 +27,7 @@ from conformance.published import let_through
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
 from vit_flax.durable import make_folder, write_json
-from vit_flax.environment import environment, go_on_here
+from vit_flax.environment import environment, go_on_here, measured_on, now
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
@@ -68,7 +67,7 @@ def measured(file: Path) -> Dict:
 def _new() -> Dict:
     return {
         "kind": "proofs",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "environment": environment("torch"),
         "habitats": {name: dataclasses.asdict(config) for name, config in HABITATS.items()},
         "faults": [],
@@ -112,8 +111,8 @@ def _fault(k: Kill) -> Dict:
 
 def record() -> Path:
     make_folder(PART.parent)
-    run = measured(PART)
-    file = RESULTS / f"{run['created'][:16].replace(':', '')}-proofs-{run['environment']['device'].split()[0]}.json"
+    run = measured(PART) | {"ended": now()}
+    file = RESULTS / f"{run['ended'][:16].replace(':', '')}-proofs-{run['environment']['device'].split()[0]}.json"
     write_json(file, run)
     PART.unlink()
     return file
@@ -131,6 +130,7 @@ def page(run: Dict) -> str:
     template = environment.get_template("proofs.md.jinja")
     return template.render(
         run=run,
+        measured_on=measured_on(run),
         kills={rung: counts for rung in NAMES if any(counts := _counts(run, rung=rung))},
         habitats={name: _counts(run, habitat=name) for name in run["habitats"]},
         faults=_each_fault(run),

@@ -1,6 +1,5 @@
 """What a session found, as the plain dict that `report.schema.json` describes."""
 
-import datetime
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from conformance.ladder import Ladder, Outcome
 from conformance.precision import probe_matmul, torch_device
 from conformance.verdicts import headline, verdict, word
 from vit_flax.config import preset
-from vit_flax.environment import environment
+from vit_flax.environment import environment, now
 
 
 def as_report(
@@ -31,7 +30,7 @@ def as_report(
     first = next(iter(ladder.outcomes))
     return {
         "schema_version": 3,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "created": now(),
         "target": ladder.name,
         "verdict": verdict(ladder.outcomes.values(), failed_elsewhere, exit_status),
         "headline": headline(ladder, failed_elsewhere, exit_status),

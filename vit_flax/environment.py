@@ -1,5 +1,6 @@
 """What a figure was measured on: versions and device, for everything that is recorded, and in words under a table."""
 
+import datetime
 import importlib.metadata
 import os
 import platform
@@ -23,6 +24,10 @@ def environment(*packages: str) -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in (*PACKAGES, *packages)},
         "jax": told_to_jax(),
     } | commit(Path(__file__))
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def go_on_here(found: dict[str, Any], here: dict[str, Any]) -> None:
@@ -65,7 +70,8 @@ def cpu(told: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def measured_on(record: dict[str, Any]) -> str:
-    """A sentence or two of a record that has an `environment` and was `created`."""
+    """A sentence or two of a record that has an `environment`, was `created`, and may have `ended` days later."""
     found = record["environment"]
+    days = dict.fromkeys(record[key][:10] for key in ("created", "ended") if key in record)
     versions = ", ".join(f"{name} {version}" for name, version in found["packages"].items())
-    return f"Device: {found['device']}. Python {found['python']}, {versions}. Recorded {record['created'][:10]}."
+    return f"Device: {found['device']}. Python {found['python']}, {versions}. Recorded {' to '.join(days)}."

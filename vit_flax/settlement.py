@@ -7,7 +7,6 @@ then the second. Each run is recorded once it ends. Given again after an interru
 """
 
 import argparse
-import datetime
 import math
 import statistics
 import sys
@@ -21,7 +20,7 @@ import jax
 from vit_flax.data import Data, read_data
 from vit_flax.devices import split_cpu
 from vit_flax.durable import write_json
-from vit_flax.environment import environment
+from vit_flax.environment import environment, now
 from vit_flax.interrupt import interruptible
 from vit_flax.memory import keep_memory
 from vit_flax.progress import Display, tell
@@ -40,7 +39,7 @@ class Settlement:
 
     def __init__(self, recipe: str, data: Data, path: str | None, folder: Path, **how: Any) -> None:
         self.recipe, self.data, self.path, self.folder, self.how = recipe, data, path, folder, how
-        self.created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        self.created = now()
         self.settings: dict[str, Settings] = {}  # of each preset
         self.runs: dict[str, list[dict[str, Any]]] = {}
         self.compiled: dict[str, float] = {}  # seconds

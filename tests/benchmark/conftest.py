@@ -1,13 +1,11 @@
 """A record of a benchmark says what it was measured on, and what that device can do at best."""
 
-import datetime
-
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from tests.benchmark.peaks import copy_peak, matmul_peak
-from vit_flax.environment import environment
+from vit_flax.environment import environment, now
 from vit_flax.memory import keep_memory
 
 
@@ -27,7 +25,7 @@ def compiled_anew():
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
     output_json |= {"kind": "speed", "images": {"source": "random numbers"}, "seed": 0}
-    output_json["created"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    output_json["created"] = now()
     output_json["environment"] = environment("torch", "torchvision", "timm", "pytest-benchmark")
     peaks = {dtype: matmul_peak(dtype) for dtype in ("float32", "bfloat16")}
     output_json["peaks"] = {"matmul": peaks, "copy": copy_peak()}

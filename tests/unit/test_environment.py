@@ -6,7 +6,7 @@ import subprocess
 import jax
 import pytest
 
-from vit_flax.environment import commit, cpu, environment
+from vit_flax.environment import commit, cpu, environment, go_on_here, measured_on
 
 TOLD = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\ncpu family\t: 1\n"
 
@@ -32,6 +32,20 @@ def test_where_linux_does_not_tell_python_does(told, text):
 
 def test_a_record_names_the_processor():
     assert cpu() in environment()["device"]
+
+
+def test_a_record_of_several_days_says_the_first_and_the_last():
+    record = {"created": "2026-11-24T23:59:00+00:00", "environment": environment()}
+    assert measured_on(record).endswith("Recorded 2026-11-24.")
+    assert measured_on(record | {"ended": "2026-11-24T23:59:59+00:00"}).endswith("Recorded 2026-11-24.")
+    assert measured_on(record | {"ended": "2026-11-29T00:00:00+00:00"}).endswith("Recorded 2026-11-24 to 2026-11-29.")
+
+
+def test_a_record_that_goes_on_names_each_device_and_commit_once():
+    found = {"device": "abacus"}
+    for here in ({"device": "abacus", "commit": "f00"}, {"device": "cpu", "commit": "f00"}, {"device": "cpu"}):
+        go_on_here(found, here)
+    assert found == {"device": "abacus; cpu", "commit": "f00"}
 
 
 def test_a_record_says_what_jax_was_told(monkeypatch):
