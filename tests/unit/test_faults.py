@@ -80,6 +80,18 @@ def test_what_remembers_its_calls_knows_nothing_of_another_side(fault):
             np.testing.assert_array_equal(leaf, after[name], err_msg=name)
 
 
+AVERAGING = [fault for fault in FAULTS if fault.rung == "average"]
+
+
+@pytest.mark.parametrize("inner", AVERAGING, ids=lambda fault: fault.name)
+def test_any_two_faults_of_averaging_can_be_planted_together(inner):
+    ground = sound()
+    for outer in AVERAGING:
+        both = planted(outer, planted(inner, ground.reference_target))
+        diffs = BY_NAME["average"].climb(dataclasses.replace(ground, target=both))
+        assert not all(diff.passes for diff in diffs), outer.name
+
+
 def test_what_changes_the_draws_changes_them_wherever_a_side_draws():
     ground = sound()
     config = noisy(ground.config)
