@@ -72,6 +72,8 @@ def chance_of_alarm(largest: Sequence[float], seeds: int) -> float:
     """
     threshold = min(largest)
     decay = statistics.fmean(math.log(share / threshold) for share in largest)
+    if decay == 0:  # all alike, as where both sides round the same
+        return float(threshold > 1)
     return len(largest) / seeds * threshold ** (1 / decay)
 
 

@@ -56,6 +56,11 @@ def test_the_chance_of_an_alarm_is_no_underestimate_where_errors_are_log_normal(
     assert beyond <= chance_of_alarm(shares[:100], len(shares))
 
 
+@pytest.mark.parametrize(("share", "chance"), ((1 / 3, 0.0), (1.1, 1.0)))
+def test_where_all_seeds_come_equally_near_the_next_one_does_too(share, chance):
+    assert chance_of_alarm([share] * 100, 3000) == chance
+
+
 def test_chunks_add_up_and_the_largest_are_kept(monkeypatch):
     monkeypatch.setattr(alarms, "KEPT", 2)
     record = record_of([Worst(0, 0.5, "a"), Worst(1, 0.3, "b")])
