@@ -20,7 +20,7 @@ from conformance.mutation import HABITATS, sound
 from conformance.rungs import BY_NAME, Ground
 from conformance.weights import random_weights
 from vit_flax.durable import write_json
-from vit_flax.environment import environment, go_on_here, measured_on, now
+from vit_flax.environment import begun, environment, measured_on, now
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
@@ -107,10 +107,7 @@ def _entry(record: Dict, rung: str, habitat: str) -> Dict:
 
 def sweep(file: Path, seeds: int, rungs: Sequence[str] = RUNGS) -> None:
     """So many seeds of these rungs on every habitat; the file is whole after each chunk."""
-    record = json.loads(file.read_text()) if file.exists() else new_record()
-    if record["environment"]["packages"] != environment("torch")["packages"]:
-        raise ValueError(f"{file} was begun with other versions of the packages: begin a new file")
-    go_on_here(record["environment"], environment("torch"))
+    record = begun(file, new_record())
     grounds = {habitat: sound(config) for habitat, config in HABITATS.items()}
     for start in range(0, seeds, CHUNK):
         for habitat, ground in grounds.items():

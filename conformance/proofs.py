@@ -27,7 +27,7 @@ from conformance.published import let_through
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
 from vit_flax.durable import make_folder, write_json
-from vit_flax.environment import environment, go_on_here, measured_on, now
+from vit_flax.environment import begun, environment, measured_on, now
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "proofs.md"
@@ -42,8 +42,7 @@ Dict = dict[str, Any]
 
 def measured(file: Path) -> Dict:
     """Everything the page says, on the default photographs; `file` has what is known of it, after every fault."""
-    run = json.loads(file.read_text()) if file.exists() else _new()
-    go_on_here(run["environment"], environment("torch"))
+    run = begun(file, _new())
     planted = [(name, fault.name) for name, config in HABITATS.items() for fault in faults_in(config)]
     pairs = [(one.name, other.name) for one, other in random_pairs(PAIRS)]
     known = {(fault["habitat"], fault["name"]) for fault in run["faults"]}

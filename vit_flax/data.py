@@ -113,8 +113,12 @@ def _join(parts: list[tuple[np.ndarray, np.ndarray]]) -> Dataset:
 
 
 def _data(train: Dataset, test: Dataset, classes: tuple[str, ...], source: str) -> Data:
-    """With a tenth of the training images held out: the article's 5,000 of 50,000."""
-    return Data(*_hold_out(train, round(len(train.labels) / 10)), test, classes, source)
+    return Data(*_hold_out_tenth(train), test, classes, source)
+
+
+def _hold_out_tenth(train: Dataset) -> tuple[Dataset, Dataset]:
+    """For validation, as the article holds out 5,000 of 50,000."""
+    return _hold_out(train, round(len(train.labels) / 10))
 
 
 def _from_scikit_learn() -> Data:
@@ -143,11 +147,14 @@ def _from_image_folder(folder: Path, splits: Splits, image_size: tuple[int, int]
 
     train = read(splits.train)
     _check_enough(folder, len(train.labels))
-    train, test = (train, read(splits.test)) if splits.test else _hold_out(train, round(len(train.labels) / 5))
+    if splits.test:
+        test = read(splits.test)
+    else:
+        train, test = _hold_out(train, round(len(train.labels) / 5))
     if splits.validation:
         validation = read(splits.validation)
     else:
-        train, validation = _hold_out(train, round(len(train.labels) / 10))
+        train, validation = _hold_out_tenth(train)
     source = f"{folder.resolve().name} ({sum(len(part.labels) for part in (train, validation, test))} image files)"
     return Data(train, validation, test, classes, source, normalisation(train.images))
 

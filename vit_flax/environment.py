@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
@@ -30,11 +31,26 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def begun(file: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """The record that is under way in a file, to go on with; the fresh one, if there is none.
+
+    Raises `ValueError`, naming the file, if it was begun with other versions of the packages.
+    """
+    if not file.exists():
+        return fresh
+    record = json.loads(file.read_text())
+    if record["environment"]["packages"] != fresh["environment"]["packages"]:
+        raise ValueError(f"{file} was begun with other versions of the packages: begin a new file")
+    go_on_here(record["environment"], fresh["environment"])
+    return record
+
+
 def go_on_here(found: dict[str, Any], here: dict[str, Any]) -> None:
     """A record that goes on elsewhere, or after a commit, tells each device and each commit that it is of."""
     for key in ("device", "commit"):
-        if here.get(key, "") not in found.setdefault(key, ""):
-            found[key] = "; ".join(filter(None, (found[key], here[key])))
+        told = found[key].split("; ") if key in found else []
+        if key in here and here[key] not in told:
+            found[key] = "; ".join([*told, here[key]])
 
 
 def told_to_jax() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Image files, one by one or in folders, as a model takes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +11,16 @@ from vit_flax.readers import DataError, needs, read
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def images_in(folder: Path) -> list[Path]:
-    """The image files in a folder, at any depth, by name; hidden ones and what no image is called are left out.
+def images_under(folder: Path) -> Iterator[Path]:
+    """The image files in a folder, at any depth and in any order, but for hidden ones and what no image is called."""
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file():
+            yield file
 
-    Raises `DataError` if there are none.
-    """
-    inside = (file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
-    if not (found := sorted(file for file in inside if file.is_file())):
+
+def images_in(folder: Path) -> list[Path]:
+    """The image files in a folder by name. Raises `DataError` if there are none."""
+    if not (found := sorted(images_under(folder))):
         raise DataError(f"{folder} holds no images ({', '.join(SUFFIXES)}): give image files, or a folder of them")
     return found
 

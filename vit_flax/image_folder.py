@@ -6,10 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vit_flax.image_files import images_in, read_images
+from vit_flax.image_files import images_in, images_under, read_images
 from vit_flax.readers import DataError
-
-TRAIN, VALIDATION, TEST = "train", "val", "test"
 
 
 class Splits(NamedTuple):
@@ -25,12 +23,19 @@ def find_splits(folder: Path) -> Splits | None:
 
     As ImageNet has it, `val` is what is tested on where there is no `test`. Without `train`, the classes lie here.
     """
-    train, validation, test = (folder / name for name in (TRAIN, VALIDATION, TEST))
-    if class_folders(train):
-        if class_folders(test):
-            return Splits(train, validation if class_folders(validation) else None, test)
-        return Splits(train, None, validation if class_folders(validation) else None)
-    return Splits(folder, None, None) if any(_holds_images(each) for each in class_folders(folder)) else None
+    train = _with_classes(folder / "train")
+    validation = _with_classes(folder / "val")
+    test = _with_classes(folder / "test")
+    if train is None:
+        holds_images = any(any(images_under(each)) for each in class_folders(folder))
+        return Splits(folder, None, None) if holds_images else None
+    if test is None:
+        return Splits(train, None, validation)
+    return Splits(train, validation, test)
+
+
+def _with_classes(folder: Path) -> Path | None:
+    return folder if class_folders(folder) else None
 
 
 def class_folders(folder: Path) -> list[Path]:
@@ -47,15 +52,19 @@ def read_by_class(folder: Path, classes: tuple[str, ...], image_size: tuple[int,
     for classes that are missing, empty or not in `classes`, and for what cannot be read or kept in memory.
     """
     found = {path.name: path for path in class_folders(folder)}
-    for name in found.keys() - set(classes):
+    for name in sorted(found.keys() - set(classes)):
         raise DataError(f"{found[name]} is a class that is not among those to train on: {', '.join(classes)}")
     for name in sorted(set(classes) - found.keys()):
         raise DataError(f"{folder} has no folder {name}, which is a class to train on")
-    files = [images_in(found[name]) for name in classes]
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        of_class = images_in(found[name])
+        files += of_class
+        labels += [label] * len(of_class)
     height, width = image_size
-    _check_memory(folder, sum(map(len, files)), height * width * 3)
-    images = read_images([file for of_class in files for file in of_class], image_size, channels=3)
-    return images, np.repeat(np.arange(len(classes), dtype=np.int32), [len(of_class) for of_class in files])
+    _check_memory(folder, len(files), height * width * 3)
+    return read_images(files, image_size, channels=3), np.array(labels, np.int32)
 
 
 def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -68,13 +77,6 @@ def normalisation(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, .
         means.append(mean)
         stds.append(float(np.sqrt(np.average((values - mean) ** 2, weights=counts))))
     return tuple(means), tuple(stds)
-
-
-def _holds_images(folder: Path) -> bool:
-    try:
-        return bool(images_in(folder))
-    except DataError:
-        return False
 
 
 def _check_memory(folder: Path, count: int, size: int) -> None:

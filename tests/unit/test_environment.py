@@ -1,12 +1,13 @@
 """What a record says of the device."""
 
+import json
 import platform
 import subprocess
 
 import jax
 import pytest
 
-from vit_flax.environment import commit, cpu, environment, go_on_here, measured_on
+from vit_flax.environment import begun, commit, cpu, environment, go_on_here, measured_on
 
 TOLD = "processor\t: 0\ncpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\n\nprocessor\t: 1\ncpu family\t: 1\n"
 
@@ -46,6 +47,21 @@ def test_a_record_that_goes_on_names_each_device_and_commit_once():
     for here in ({"device": "abacus", "commit": "f00"}, {"device": "cpu", "commit": "f00"}, {"device": "cpu"}):
         go_on_here(found, here)
     assert found == {"device": "abacus; cpu", "commit": "f00"}
+
+
+def test_a_device_whose_name_begins_another_is_told_too():
+    found = {"device": "abacus (slow)"}
+    go_on_here(found, {"device": "abacus"})
+    assert found["device"] == "abacus (slow); abacus"
+
+
+def test_a_record_of_other_versions_is_not_continued(tmp_path):
+    file = tmp_path / "part.json"
+    fresh = {"environment": {"device": "abacus", "packages": {"jax": "0.2"}}}
+    assert begun(file, fresh) is fresh
+    file.write_text(json.dumps({"environment": {"device": "abacus", "packages": {"jax": "0.1"}}}))
+    with pytest.raises(ValueError, match=r"part\.json was begun with other versions of the packages"):
+        begun(file, fresh)
 
 
 def test_a_record_says_what_jax_was_told(monkeypatch):

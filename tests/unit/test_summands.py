@@ -58,7 +58,8 @@ def test_the_squares_are_the_mean_square_under_random_signs(habitat):
     shares, means = attention.shares, attention.rough_means()
     draws = []
     for _ in range(1000):
-        each, all_keys = (rng.choice((-1.0, 1.0), size=of.shape) for of in (shares, means))
+        each = rng.choice((-1.0, 1.0), size=shares.shape)
+        all_keys = rng.choice((-1.0, 1.0), size=means.shape)
         draws.append(leaves(attention, shares * (each * attention.gradients + all_keys * means)))
 
     for leaf, square in attention.squares().items():
