@@ -18,8 +18,9 @@ from conformance.catalogue import FAULTS
 from conformance.diagnosis import Diagnosis, Finding
 from conformance.elementary import ELEMENTARY
 from conformance.faults import Fault
-from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, with_faults, worst
+from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, worst
 from conformance.rungs import RUNGS, Ground, Rung
+from conformance.together import with_faults
 
 
 @dataclasses.dataclass(frozen=True)

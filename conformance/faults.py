@@ -30,11 +30,25 @@ class Anew:
     make: Callable[[], Around]
 
 
+@dataclasses.dataclass(frozen=True)
+class Recomputed:
+    """A change of `taps` that computes some of them anew, from the weights and the config that the side is given."""
+
+    around: Around
+
+    def __call__(self, *arguments: Any, **named: Any) -> Taps:
+        return self.around(*arguments, **named)
+
+
 TAKE_WEIGHTS = ("taps", "gradients", "drawn", "train", "noisy_losses", "evaluate", "averages")
 
 
 def always(config: ViTConfig) -> bool:
     return True
+
+
+def same_config(config: ViTConfig) -> ViTConfig:
+    return config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # each is itself, and may be a key
@@ -45,7 +59,7 @@ class Fault:
     rung: str
     place: str  # on any config: `first_place` says what may stand for a part of it
     seen: str
-    config: Callable[[ViTConfig], ViTConfig] = lambda config: config
+    config: Callable[[ViTConfig], ViTConfig] = same_config
     around: Mapping[str, Around | Anew] = dataclasses.field(default_factory=dict)  # in the place of methods of the side
     applies: Callable[[ViTConfig], bool] = always  # to a ViT of this config: some have no final norm to skip
     draw: Callable[[Draw], Draw] | None = None  # how the side asks for its random draws
@@ -161,7 +175,7 @@ def recomputed(change: Callable[[Site], np.ndarray], touches: Callable[[str], bo
                 taps = method(weights, images, given=known) | known
         return taps
 
-    return {"taps": around}
+    return {"taps": Recomputed(around)}
 
 
 def tapped(change: Callable[[str, Any, Taps], Any], touches: Callable[[str], bool]) -> dict[str, Around]:

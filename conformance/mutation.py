@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from conformance.images import load_batch
 from conformance.remember import Remembered
 from conformance.replay import BYTES_KEPT
 from conformance.rungs import BY_NAME, RUNGS, Ground, Rung
+from conformance.together import with_faults
 from conformance.torch_side import twin
 from conformance.weights import random_weights
 from vit_flax.config import ViTConfig, preset
@@ -118,10 +120,21 @@ def kill(fault: Fault, ground: Ground) -> Kill:
 def pair_named(first: Fault, second: Fault, ground: Ground) -> set[str]:
     """With two faults planted, every cause that is named on the way up the rungs of both."""
     _make_room()
-    faulty = dataclasses.replace(ground, target=planted(second, planted(first, ground.target)))
-    rungs = {rung.name for fault in (first, second) for rung in _rungs_up_to(fault, ground.config)}
-    found = diagnose_all(faulty, [rung for rung in RUNGS if rung.name in rungs])
+    faulty = dataclasses.replace(ground, target=with_faults(ground.target, (first, second)))
+    found = diagnose_all(faulty, _rungs_of((first, second), ground.config))
     return {cause.name for diagnosis in found.values() for cause in diagnosis.causes}
+
+
+def one_hides_the_other(first: Fault, second: Fault, ground: Ground) -> bool:
+    """Whether every error on the way up the rungs of both is, to the last bit, the same with one of them alone."""
+    rungs = _rungs_of((first, second), ground.config)
+
+    def errors(*faults: Fault) -> list[tuple[str, str, float]]:
+        faulty = dataclasses.replace(ground, target=with_faults(ground.target, faults))
+        return [(diff.tap, diff.mode, diff.error) for rung in rungs for diff in rung.climb(faulty)]
+
+    both = errors(first, second)
+    return both in (errors(first), errors(second))
 
 
 def _make_room() -> None:
@@ -131,8 +144,34 @@ def _make_room() -> None:
 
 
 def random_pairs(count: int, seed: int = 0) -> list[tuple[Fault, Fault]]:
+    """Of those that can be planted in one side."""
     rng, faults = np.random.default_rng(seed), faults_in(CONFIG)
-    return [(faults[i], faults[j]) for i, j in (rng.choice(len(faults), 2, replace=False) for _ in range(count))]
+    pairs: list[tuple[Fault, Fault]] = []
+    while len(pairs) < count:
+        first, second = (faults[i] for i in rng.choice(len(faults), 2, replace=False))
+        if not _of_two_functions(first, second):
+            pairs.append((first, second))
+    return pairs
+
+
+def _of_two_functions(first: Fault, second: Fault) -> bool:
+    """One fault changes the forward pass and leaves the gradients as they were, and rungs of the other compare those.
+
+    No code does that: its gradients are of the function that it computes. A fault is planted around code.
+    """
+
+    def forward_alone(fault: Fault) -> bool:
+        return fault.rung == "float64" and "taps" in fault.around and "gradients" not in fault.around
+
+    def uses_gradients(fault: Fault) -> bool:
+        return any("gradients" in rung.capabilities for rung in _rungs_up_to(fault, CONFIG))
+
+    return (forward_alone(first) and uses_gradients(second)) or (forward_alone(second) and uses_gradients(first))
+
+
+def _rungs_of(faults: Iterable[Fault], config: ViTConfig) -> list[Rung]:
+    names = {rung.name for fault in faults for rung in _rungs_up_to(fault, config)}
+    return [rung for rung in RUNGS if rung.name in names]
 
 
 def _rungs_up_to(fault: Fault, config: ViTConfig) -> list[Rung]:

@@ -22,7 +22,17 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from conformance.catalogue import fault_named
 from conformance.exposure import margins
 from conformance.faults import is_at
-from conformance.mutation import HABITATS, Kill, faults_in, kill, pair_named, random_pairs, remembering, sound
+from conformance.mutation import (
+    HABITATS,
+    Kill,
+    faults_in,
+    kill,
+    one_hides_the_other,
+    pair_named,
+    random_pairs,
+    remembering,
+    sound,
+)
 from conformance.published import let_through
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
@@ -86,7 +96,9 @@ def _killed(planted: tuple[str, str]) -> Dict:
 
 def _named(pair: tuple[str, str]) -> Dict:
     one, other = (fault_named(name) for name in pair)
-    return {"planted": list(pair), "named": sorted(pair_named(one, other, sound()))}
+    named = sorted(pair_named(one, other, sound()))
+    hidden = named != sorted(pair) and one_hides_the_other(one, other, sound())
+    return {"planted": list(pair), "named": named, "one hides the other": hidden}
 
 
 def _timed(run: Any) -> float:
@@ -133,6 +145,7 @@ def page(run: Dict) -> str:
         kills={rung: counts for rung in NAMES if any(counts := _counts(run, rung=rung))},
         habitats={name: _counts(run, habitat=name) for name in run["habitats"]},
         faults=_each_fault(run),
+        pairs=sorted_pairs(run),
         gates=_gates(run),
         rules=RULES,
         infinite=sys.float_info.max,
@@ -156,6 +169,19 @@ def _each_fault(run: Dict) -> list[Dict]:
     for fault in run["faults"]:
         by_name.setdefault(fault["name"], []).append(fault)
     return [min(own, key=lambda f: f["severity"]) | {"models": len(own)} for own in by_name.values()]
+
+
+def sorted_pairs(run: Dict) -> dict[str, list[Dict]]:
+    """The pairs by what became of them: both named, one hidden behind the other and this one named, or missed."""
+    pairs: dict[str, list[Dict]] = {"both": [], "hidden": [], "missed": []}
+    for pair in run["pairs"]:
+        if pair["named"] == sorted(pair["planted"]):
+            pairs["both"].append(pair)
+        elif pair["one hides the other"] and len(pair["named"]) == 1 and pair["named"][0] in pair["planted"]:
+            pairs["hidden"].append(pair)
+        else:
+            pairs["missed"].append(pair)
+    return pairs
 
 
 def _gates(run: Dict) -> list[tuple[Dict, Dict]]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 
 from conformance import tolerances
 from conformance.compare import Diff
-from conformance.faults import Fault, planted
+from conformance.faults import Fault
 from conformance.guard import Guarded
 from conformance.remember import Replayed
 from conformance.rungs import Ground, Rung, Target
+from conformance.together import with_faults
 from vit_flax.config import ViTConfig
 
 Key = tuple[str, str]  # the tap and the mode of a comparison
@@ -82,12 +83,6 @@ def _built_once(build: Target) -> Target:
 def _alike(error: float, other: float) -> bool:
     """Errors of two sides that are equal to the float64 limit, of whichever scale is larger."""
     return error == other or abs(error - other) <= tolerances.FLOAT64 * max(1.0, error)
-
-
-def with_faults(target: Target, causes: Iterable[Fault]) -> Target:
-    for fault in causes:
-        target = planted(fault, target)
-    return target
 
 
 def _by_key(diffs: Iterable[Diff]) -> Diffs:

@@ -22,12 +22,16 @@ from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
 
-def with_random_signs(arriving: Taps, rng: np.random.Generator) -> Taps:
-    """The gradients that arrive at each tap, those of each token with a random sign.
+def with_random_signs(arriving: Taps, rng: np.random.Generator, alike: bool) -> Taps:
+    """The gradients that arrive at each tap, each token's with a random sign, or if `alike` each image's.
 
     Under random signs a sum's mean square is the sum of its terms' squares, whatever cancels otherwise.
     """
-    return {tap: x * rng.choice((-1.0, 1.0), size=(*x.shape[:-1], 1)) for tap, x in arriving.items()}
+
+    def signs(x: Array) -> Array:
+        return rng.choice((-1.0, 1.0), size=(len(x), *([1] * (x.ndim - 1))) if alike else (*x.shape[:-1], 1))
+
+    return {tap: x * signs(x) for tap, x in arriving.items()}
 
 
 def uncancelled(
@@ -41,13 +45,23 @@ def uncancelled(
 ) -> Weights:
     """Gradients of the size that those of the parameters have if their terms do not cancel; float64.
 
+    Where the tokens of an image are much alike, so are their terms: the sum over them grows evenly, and a sum over the
+    images cancels what was large before. So of each leaf the larger is taken, as terms cancel by token or by image.
+
     Args:
         taps: every tap, each block's input.
         arriving: the gradient of each tap, as it arrives from what follows.
         rng: for the signs. Where tokens are alike, one draw of them may cancel too: draw anew in each run.
     """
-    sizes = reference.gradients(weights, images, with_random_signs(arriving, rng), given=taps).parameters
-    return dict(sizes) | of_queries_and_keys(config, weights, taps, arriving)
+
+    def sizes(alike: bool) -> Weights:
+        return dict(
+            reference.gradients(weights, images, with_random_signs(arriving, rng, alike), given=taps).parameters
+        )
+
+    by_token, by_image = sizes(alike=False), sizes(alike=True)
+    larger = {name: max(x, by_image[name], key=np.linalg.norm) for name, x in by_token.items()}
+    return larger | of_queries_and_keys(config, weights, taps, arriving)
 
 
 def of_queries_and_keys(config: ViTConfig, weights: Weights, taps: Taps, arriving: Taps) -> Weights:

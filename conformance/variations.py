@@ -13,7 +13,7 @@ import numpy as np
 from einops import rearrange
 
 from conformance import tolerances
-from conformance.faults import Around, Site, data_order, recomputed
+from conformance.faults import Around, Recomputed, Site, data_order, recomputed
 from conformance.plain import ACTIVATIONS, Array, Change, dense, layer_norm, query_key_value, softmax
 from conformance.sides import Taps
 from vit_flax.config import ViTConfig
@@ -62,6 +62,17 @@ class Variation:
 
 
 PAPER = Variation()
+
+
+def beside(one: Variation, other: Variation) -> Variation | None:
+    """A ViT that does both things their own way; None where both vary the same."""
+    changes = {}
+    for field in dataclasses.fields(Variation):
+        mine, theirs, papers = (getattr(v, field.name) for v in (one, other, PAPER))
+        if mine != papers and theirs != papers:
+            return None
+        changes[field.name] = theirs if mine == papers else mine
+    return Variation(**changes)
 
 
 def block(variation: Variation, tap: str, taps: Taps, weights: Weights, config: ViTConfig) -> Array:
@@ -142,6 +153,13 @@ class _Blocks:
         return dense(x, self.leaves, name)
 
 
+@dataclasses.dataclass(frozen=True)
+class Varied(Recomputed):
+    """The change of `taps` that a variation makes."""
+
+    variation: Variation
+
+
 def varied(variation: Variation) -> dict[str, Around]:
     """A side that has this variation in it."""
 
@@ -157,7 +175,7 @@ def varied(variation: Variation) -> dict[str, Around]:
                 return taps
         return tap_by_tap(method, config, weights, images, **named)
 
-    return {"taps": around}
+    return {"taps": Varied(around, variation)}
 
 
 def _at_once(variation: Variation, method: Around, config: ViTConfig, weights: Weights, images: Array) -> Taps | None:

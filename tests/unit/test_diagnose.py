@@ -77,6 +77,19 @@ def test_faults_of_two_rungs_are_named_on_the_way_up(ground):
     assert pair_named(*both, ground) == {fault.name for fault in both}
 
 
+@pytest.mark.parametrize(
+    "names",
+    (
+        ("LayerNorm in float32", "softmax in float32"),
+        ("softmax in float32", "LayerNorm eps 1e-3"),
+        ("bfloat16 products in 4 bits", "LayerNorm in float32"),
+    ),
+)
+def test_two_faults_of_one_block_are_named_together(names, ground):
+    """What one changes, the other computes with: neither is lost where both are planted."""
+    assert pair_named(*map(fault_named, names), ground) == set(names)
+
+
 def test_a_cause_in_one_layer_is_named_there_and_not_for_the_whole_model(ground):
     found = against(ground, coded(one_layer_with_the_other_gelu))
 
