@@ -4,6 +4,8 @@ Two sound sides draw differently: shares and distributions of draws are compared
 """
 
 import dataclasses
+import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,7 @@ from scipy import stats
 
 from conformance import power, tolerances
 from conformance.compare import Diff
-from conformance.loop import counted
-from conformance.randomness import alike, apart
+from conformance.randomness import alike, apart, counted
 from conformance.sides import TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe, recipe
@@ -22,7 +23,7 @@ STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
 ERASED_STEPS, ERASING = 128, 0.75  # not 1 / 2, which is what is erased where the probability is that of keeping
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
 EITHER_STEPS = 256  # of one of two ways to mix
-CHECKS = 25  # that are statistical, among which false alarms are shared out
+CHECKS = 32  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
 Inputs = tuple[np.ndarray, np.ndarray]  # images and targets
@@ -42,12 +43,12 @@ def plan(config: ViTConfig, **changes: object) -> Recipe:
 
 
 def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
-    """Nothing, flips, crops, erasing, mixup, CutMix, either of the two, TrivialAugment: one at a time, until one
-    differs.
+    """Nothing, flips, crops, flips beside crops, erasing, mixup, CutMix, either of the two, TrivialAugment: one at a
+    time, until one differs.
 
     A reference that draws the same at every step, as a hypothesis may, is asked for no shares: they are of one draw.
     """
-    checks = (_as_they_are, _flips, _crops, _erasing, _mixup, _cutmix, _either, _trivial)
+    checks = (_as_they_are, _flips, _crops, _flips_beside_crops, _erasing, _mixup, _cutmix, _either, _trivial)
     diffs: list[Diff] = []
     for check in checks:
         diffs += check(candidate, reference, config)
@@ -60,12 +61,12 @@ def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, con
 
 def _draws_once(side: TrainableSide, config: ViTConfig) -> bool:
     """Whether two steps flip the same of 32 images, which happens by chance once in four thousand million times."""
-    pixels, p = _noise(IMAGES, config), plan(config, flip=True)
+    pixels, p = noise(IMAGES, config), plan(config, flip=True)
     first, second = (side.augment(pixels, np.zeros(IMAGES, np.int64), 0, step, p)[0] for step in (0, 1))
     return bool((first == second).all())
 
 
-def _noise(count: int, config: ViTConfig) -> np.ndarray:
+def noise(count: int, config: ViTConfig) -> np.ndarray:
     """uint8 images of which none is its own mirror image."""
     return np.random.default_rng(0).integers(0, 256, (count, *SIZE, config.channels), dtype=np.uint8)
 
@@ -77,7 +78,7 @@ def _levels(images: np.ndarray, p: Recipe) -> np.ndarray:
 
 def _as_they_are(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
     """Where the recipe asks for nothing, nothing is done; and labels are smoothed."""
-    pixels, p = _noise(MIXED_IMAGES, config), plan(config, label_smoothing=0.1)
+    pixels, p = noise(MIXED_IMAGES, config), plan(config, label_smoothing=0.1)
     labels = np.arange(MIXED_IMAGES) % config.num_classes
     (images, targets), (_, expected) = (side.augment(pixels, labels, 0, 0, p) for side in (candidate, reference))
     if problem := _problem((images, targets), pixels, expected):
@@ -101,7 +102,7 @@ def _problem(ours: Inputs, pixels: np.ndarray, targets: np.ndarray) -> Diff | No
 
 
 def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
-    pixels, p = _noise(IMAGES, config), plan(config, flip=True)
+    pixels, p = noise(IMAGES, config), plan(config, flip=True)
     labels = np.zeros(IMAGES, np.int64)
 
     def flipped(side: TrainableSide, seed: int, steps: int = STEPS) -> tuple[np.ndarray, int]:
@@ -151,12 +152,59 @@ def _distributed(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
     return Diff(name, "alone", distance, None, power.distance_allowed(len(ours), len(theirs), LEVEL))
 
 
+def _related(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """Whether two draws (draws, 2) go together as much, by Fisher's z of Spearman's correlation."""
+    variance = sum(power.correlation_variance(len(side)) for side in (ours, theirs))
+    limit = power.quantile(LEVEL) * math.sqrt(variance)
+    z, expected = (math.atanh(float(stats.spearmanr(side).statistic)) for side in (ours, theirs))
+    return Diff(name, "alone", abs(z - expected), None, limit)
+
+
+def _as_various(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """Whether as many different images are drawn (steps, images, ...).
+
+    How many different ones there are among independent draws has at most the variance of how many come only once
+    (Ben-Hamou, Boucheron and Ohannessian, Bernoulli 23, 2017).
+    """
+    (found, once), (expected, expected_once) = different(ours), different(theirs)
+    limit = power.quantile(LEVEL) * math.sqrt(once + expected_once)
+    return Diff(name, "alone", abs(found - expected), None, limit)
+
+
+def different(seen: np.ndarray) -> tuple[int, int]:
+    """How many different images there are, and how many of them come only once."""
+    counts = Counter(image.tobytes() for step in seen for image in step)
+    return len(counts), sum(count == 1 for count in counts.values())
+
+
 def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
     """One picture in all images: which crops of it are alike."""
-    pixels = np.repeat(_noise(1, config), IMAGES, axis=0)
+    pixels = np.repeat(noise(1, config), IMAGES, axis=0)
     whole = SIZE[1] / SIZE[0]
     p = plan(config, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7))
     return _alike("crops", *(_steps(side, pixels, p) for side in (candidate, reference)))
+
+
+def _flips_beside_crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    """Images that grow brighter from left to right: the slope says whether they are flipped, the mean where they are
+    cropped.
+    """
+    ramp = np.linspace(0, 255, SIZE[1]).round().astype(np.uint8)
+    pixels = np.broadcast_to(ramp[:, None], (IMAGES, *SIZE, config.channels))
+    whole = SIZE[1] / SIZE[0]
+    p = plan(config, flip=True, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7))
+
+    def drawn(side: TrainableSide) -> tuple[np.ndarray, np.ndarray]:
+        """Of each image whether it is flipped, and the place of its crop: before flipping, and after."""
+        seen = _levels(_steps(side, pixels, p), p).mean(axis=(2, 4)).reshape(-1, SIZE[1])
+        flipped, place = seen[:, 0] > seen[:, -1], seen.mean(axis=1) - ramp.mean()
+        return np.stack([flipped, place], axis=1), np.stack([flipped, np.where(flipped, -place, place)], axis=1)
+
+    (before, after), (their_before, their_after) = drawn(candidate), drawn(reference)
+    return [
+        _related("flips and crops, before flipping", before, their_before),
+        _related("flips and crops, after flipping", after, their_after),
+    ]
 
 
 def _steps(side: TrainableSide, pixels: np.ndarray, p: Recipe, steps: int = STEPS) -> np.ndarray:
@@ -191,12 +239,13 @@ class Erased:
     whole: np.ndarray  # the pixels fill a rectangle
     repeats: np.ndarray  # at least half of the values had been there before
     moments: dict[str, np.ndarray]
+    reaches: dict[str, np.ndarray]  # the last row, the last column
     views: dict[str, np.ndarray]
 
 
 def _erase(side: TrainableSide, config: ViTConfig) -> Erased:
     """What becomes of noisy images, whose pixels differ from any that they are replaced by."""
-    pixels, p = _noise(IMAGES, config), plan(config, erasing=ERASING)
+    pixels, p = noise(IMAGES, config), plan(config, erasing=ERASING)
     seen = _steps(side, pixels, p, ERASED_STEPS)
     changed = (np.abs(_levels(seen, p) - pixels) > tolerances.GREY_LEVELS).any(axis=-1)
     erased = changed.any(axis=(2, 3))
@@ -218,6 +267,10 @@ def _erase(side: TrainableSide, config: ViTConfig) -> Erased:
             "mean": np.array([inside.mean() for inside in values])[:, None],
             "mean square": np.array([(inside**2).mean() for inside in values])[:, None],
         },
+        reaches={
+            "row": (top + height == SIZE[0])[:, None],
+            "column": (left + width == SIZE[1])[:, None],
+        },
         views={"area": height * width, "ratio": height / width, "top": top, "left": left},
     )
 
@@ -233,6 +286,8 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
     ]
     for name, mine in ours.moments.items():
         diffs.append(_shares(f"erasing, {name} of the values", mine, theirs.moments[name]))
+    for name, mine in ours.reaches.items():
+        diffs.append(_shares(f"erasing, rectangles in the last {name}", mine, theirs.reaches[name]))
     for name, mine in ours.views.items():
         diffs.append(_distributed(f"erasing, {name}", mine, theirs.views[name]))
     return diffs
@@ -241,12 +296,14 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
 @dataclasses.dataclass(frozen=True)
 class Mixed:
     """Of each step (steps, 1): whether all targets say what is seen, the first image's own share, and whether every
-    image is of one colour.
+    image is of one colour. And of each step in which the first image is of two colours (steps, 2): the middle row and
+    column of what was pasted.
     """
 
     true: np.ndarray
     own: np.ndarray
     even: np.ndarray
+    middles: np.ndarray
 
 
 def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed:
@@ -254,7 +311,7 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
     count = min(MIXED_IMAGES, config.num_classes)
     labels, grey = np.arange(count), np.linspace(20, 230, count).round()
     pixels = np.broadcast_to(grey[:, None, None, None], (count, *SIZE, config.channels)).astype(np.uint8)
-    true, own, even = [], [], []
+    true, own, even, middles = [], [], [], []
     for step in range(steps):
         images, targets = side.augment(pixels, labels, 0, step, p)
         seen = _levels(images, p)
@@ -262,11 +319,14 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
         true.append(np.abs(seen.mean(axis=(1, 2, 3)) - said).max() <= tolerances.GREY_LEVELS)
         own.append(targets[0, 0])
         even.append(np.ptp(seen, axis=(1, 2)).max() <= tolerances.GREY_LEVELS)
-    return Mixed(*(np.array(seen)[:, None] for seen in (true, own, even)))
+        pasted = (np.abs(seen[0] - grey[0]) > tolerances.GREY_LEVELS).any(axis=-1)
+        if pasted.any() and not pasted.all():
+            middles.append([places.mean() for places in np.nonzero(pasted)])
+    seen_true, seen_own, seen_even = (np.array(seen)[:, None] for seen in (true, own, even))
+    return Mixed(seen_true, seen_own, seen_even, np.array(middles).reshape(-1, 2))
 
 
-def _mixed(name: str, candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, p: Recipe) -> list[Diff]:
-    ours, theirs = (_mix(side, config, p, MIXED_STEPS) for side in (candidate, reference))
+def _mixed(name: str, ours: Mixed, theirs: Mixed) -> list[Diff]:
     return [
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
         _distributed(f"{name}, own share", ours.own.ravel(), theirs.own.ravel()),
@@ -274,17 +334,33 @@ def _mixed(name: str, candidate: TrainableSide, reference: TrainableSide, config
 
 
 def _mixup(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
-    return _mixed("mixup", candidate, reference, config, plan(config, mixup=1.0))
+    p = plan(config, mixup=1.0)
+    return _mixed("mixup", *(_mix(side, config, p, MIXED_STEPS) for side in (candidate, reference)))
 
 
 def _cutmix(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
-    return _mixed("CutMix", candidate, reference, config, plan(config, cutmix=1.0))
+    p = plan(config, cutmix=1.0)
+    ours, theirs = (_mix(side, config, p, MIXED_STEPS) for side in (candidate, reference))
+    diffs = _mixed("CutMix", ours, theirs)
+    if all(diff.passes for diff in diffs):  # so there are as many boxes as of the reference
+        diffs.append(_related("CutMix, row and column of the box", ours.middles, theirs.middles))
+    return diffs
 
 
 def _either(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
     p = plan(config, mixup=1.0, cutmix=1.0)
     ours, theirs = (_mix(side, config, p, EITHER_STEPS) for side in (candidate, reference))
-    return [_shares("mixup or CutMix, share of mixup", ours.even, theirs.even)]
+    diffs = [_shares("mixup or CutMix, share of mixup", ours.even, theirs.even)]
+    if all(diff.passes for diff in diffs):  # so there are some of both kinds
+        kinds = (np.concatenate([side.even, side.own], axis=1) for side in (ours, theirs))
+        diffs.append(_related("mixup or CutMix, kind and share", *kinds))
+    return diffs
+
+
+def trivially_augmented(side: TrainableSide, picture: np.ndarray, config: ViTConfig) -> np.ndarray:
+    """What becomes of one picture, by step and image, in grey levels."""
+    p = plan(config, trivial_augment=True)
+    return _levels(_steps(side, np.repeat(picture, IMAGES, axis=0), p), p).round()
 
 
 def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
@@ -293,8 +369,8 @@ def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
     Some operations round PIL images otherwise than tensors, which moves no distribution by much (measured: 0.02, where
     0.09 is allowed).
     """
-    pixels, p = np.repeat(_noise(1, config), IMAGES, axis=0), plan(config, trivial_augment=True)
-    ours, theirs = (_levels(_steps(side, pixels, p), p).round() for side in (candidate, reference))
+    pixels = noise(1, config)
+    ours, theirs = (trivially_augmented(side, pixels, config) for side in (candidate, reference))
     changes, expected = (np.abs(seen - pixels).mean(axis=(2, 3, 4)) for seen in (ours, theirs))
     # Each change of a step counts once: a side that draws one operation for all images has drawn no more.
     once, expected_once = (np.concatenate([np.unique(step) for step in side]) for side in (changes, expected))
@@ -302,4 +378,5 @@ def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
         _shares("TrivialAugment, images left as they are", changes == 0, expected == 0),
         *_alike("TrivialAugment", ours, theirs),
         _distributed("TrivialAugment, change", once, expected_once),
+        _as_various("TrivialAugment, different images", ours, theirs),
     ]

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-from einops import rearrange
+from einops import rearrange, reduce
 
 from conformance.faults import Around, Fault, edited
 from conformance.leaf_edits import each_layer, from_layer, leaf, leaves_ending, swapped, transposed, zeroed
 from conformance.plain import layer_norm
+from conformance.sides import Taps
 from conformance.variations import Variation, varied
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
@@ -34,6 +35,18 @@ def split_heads_last(weights: Weights, layer: str, config: ViTConfig) -> Weights
 def swap_in_last_layer(weights: Weights, config: ViTConfig) -> Weights:
     names = [f"encoder/{config.num_own_layers - 1:02}/attention/{part}/kernel" for part in ("query", "key")]
     return weights | {a: weights[b] for a, b in (names, names[::-1])}
+
+
+def blank_masked(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, **named: object) -> Taps:
+    """Nothing attends to patches of zeros, unless there are no others."""
+    sides = {"p": config.patch_size, "q": config.patch_size}
+    seen = reduce(images != 0, "b (i p) (j q) c -> b (i j)", "max", **sides)
+    hidden = ~seen & seen.any(axis=1, keepdims=True)
+    if named.get("draw") is not None or not hidden.any():
+        return method(weights, images, **named)
+    keys = np.concatenate([np.zeros((len(images), 1), bool), hidden], axis=1)[:, np.newaxis, np.newaxis]
+    masked = varied(Variation(scores=lambda scores: np.where(keys, -np.inf, scores)))["taps"]
+    return masked(method, config, weights, images, **named)
 
 
 def causal(scores: np.ndarray) -> np.ndarray:
@@ -123,6 +136,14 @@ ATTENTION = (
         name="causal mask",
         seen="a decoder's attention",
         around=varied(Variation(scores=causal)),
+    ),
+    Fault(
+        name="blank patches masked",
+        rung="hostile",
+        place="blank patches: encoder/00/attention",
+        seen="a mask of padding, made from the pixels",
+        around={"taps": blank_masked},
+        applies=lambda c: c.image_size[1] > c.patch_size,
     ),
     fault(
         name="softmax with a zero more",

@@ -47,15 +47,17 @@ def once_a_batch(where: Callable[[Recipe], bool]) -> dict[str, Around]:
     return augmented(change)
 
 
-def rand_augment(
-    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
-) -> Inputs:
-    """torchvision's RandAugment, with its defaults: two operations of one strength."""
-    if recipe.trivial_augment:
-        with seeded(seed, step):
-            drawn = [transforms.RandAugment()(torch.tensor(image).permute(2, 0, 1)) for image in images]
-        images = np.stack([image.permute(1, 2, 0).numpy() for image in drawn])
-    return method(images, labels, seed, step, recipe.replace(trivial_augment=False))
+def by_transform(transform: Callable[[], Callable[[torch.Tensor], torch.Tensor]]) -> dict[str, Around]:
+    """A transform of torchvision in the place of TrivialAugment."""
+
+    def change(method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe) -> Inputs:
+        if recipe.trivial_augment:
+            with seeded(seed, step):
+                drawn = [transform()(torch.tensor(image).permute(2, 0, 1)) for image in images]
+            images = np.stack([image.permute(1, 2, 0).numpy() for image in drawn])
+        return method(images, labels, seed, step, recipe.replace(trivial_augment=False))
+
+    return augmented(change)
 
 
 def targets_left(
@@ -84,27 +86,91 @@ def share_as_drawn(
     seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
     rng = np.random.default_rng([seed, step])
     share = rng.beta(recipe.cutmix, recipe.cutmix)
+    inside = pasted(images.shape[1:3], share, rng.random(2))
+    return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed(targets, share)
+
+
+def on_the_diagonal(
+    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+) -> Inputs:
+    """CutMix with one draw for the row and the column of its box."""
+    if not recipe.cutmix or recipe.mixup:
+        return method(images, labels, seed, step, recipe)
+    seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
+    rng = np.random.default_rng([seed, step])
+    inside = pasted(images.shape[1:3], rng.beta(recipe.cutmix, recipe.cutmix), np.full(2, rng.random()))
+    return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed(targets, 1 - inside.mean())
+
+
+def pasted(size: tuple[int, int], share: float, middle: np.ndarray) -> np.ndarray:
+    """The box of CutMix, (height, width, 1), around a middle in shares of the image's sides."""
     inside = np.ones((1, 1, 1), bool)
-    for size, axis in ((images.shape[1], 0), (images.shape[2], 1)):
-        centre, half = rng.integers(size), int(size * np.sqrt(1 - share) / 2)
-        side = (np.arange(size) >= centre - half) & (np.arange(size) < centre + half)
-        inside = inside & np.expand_dims(side, (1 - axis, 2))
-    mixed = share * targets + (1 - share) * np.roll(targets, 1, axis=0)
-    return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed.astype(targets.dtype)
+    for axis, (side, place) in enumerate(zip(size, middle, strict=True)):
+        centre, half = int(place * side), int(side * np.sqrt(1 - share) / 2)
+        within = (np.arange(side) >= centre - half) & (np.arange(side) < centre + half)
+        inside = inside & np.expand_dims(within, (1 - axis, 2))
+    return inside
+
+
+def mixed(targets: np.ndarray, share: float) -> np.ndarray:
+    return (share * targets + (1 - share) * np.roll(targets, 1, axis=0)).astype(targets.dtype)
+
+
+def kind_by_share(
+    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+) -> Inputs:
+    """Of mixup and CutMix, mixup where its share is half or more."""
+    if not (recipe.mixup and recipe.cutmix):
+        return method(images, labels, seed, step, recipe)
+    seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
+    if np.sort(targets[0])[-1] == targets[0, labels[0]]:
+        return seen, targets
+    return method(images, labels, seed, step, recipe.replace(mixup=0.0))
+
+
+def flipped_by_crop(
+    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+) -> Inputs:
+    """What is cropped at the right is flipped: a ramp in the place of the images says where that is."""
+    if not recipe.flip or recipe.crop_scale == (1.0, 1.0):
+        return method(images, labels, seed, step, recipe)
+    recipe = recipe.replace(flip=False)
+    ramp = np.linspace(0, 255, images.shape[2]).astype(np.uint8)
+    where, _ = method(np.broadcast_to(ramp[:, None], images.shape).copy(), labels, seed, step, recipe)
+    place = (where * recipe.stds + recipe.means).mean(axis=(1, 2, 3))
+    seen, targets = method(images, labels, seed, step, recipe)
+    return np.where((place > 1 / 2)[:, None, None, None], seen[:, :, ::-1], seen), targets
+
+
+class SignByStrength(transforms.TrivialAugmentWide):
+    """Every second strength is negative, the others are positive."""
+
+    def _augmentation_space(self, num_bins: int) -> dict[str, tuple[torch.Tensor, bool]]:
+        space = super()._augmentation_space(num_bins)
+        signs = torch.tensor([1.0, -1.0]).repeat(num_bins // 2 + 1)[:num_bins]
+        return {
+            name: (signs * strengths, False) if signed else (strengths, False)
+            for name, (strengths, signed) in space.items()
+        }
 
 
 Rectangle = tuple[int, int, int, int]  # top, left, height, width
 
 
-def rectangle(rng: np.random.Generator, size: tuple[int, int], area: tuple[float, float], by_log: bool) -> Rectangle:
-    """As torchvision draws it, but for the range of its area; or with a ratio that is drawn uniformly."""
+def rectangle(
+    rng: np.random.Generator, size: tuple[int, int], area: tuple[float, float], by_log: bool, ends: int
+) -> Rectangle:
+    """As torchvision draws it, but for the range of its area; or with a ratio that is drawn uniformly; or, where `ends`
+    is 0, never in the last row and column.
+    """
     low, high = 0.3, 3.3
     for _ in range(10):
         pixels = size[0] * size[1] * rng.uniform(*area)
         ratio = np.exp(rng.uniform(np.log(low), np.log(high))) if by_log else rng.uniform(low, high)
         height, width = round(np.sqrt(pixels * ratio)), round(np.sqrt(pixels / ratio))
         if height < size[0] and width < size[1]:
-            return int(rng.integers(size[0] - height + 1)), int(rng.integers(size[1] - width + 1)), height, width
+            top, left = (int(rng.integers(free + ends)) for free in (size[0] - height, size[1] - width))
+            return top, left, height, width
     return 0, 0, 0, 0
 
 
@@ -121,6 +187,7 @@ def erased_by(
     area: tuple[float, float] = (0.02, 1 / 3),
     by_log: bool = True,
     by_batch: bool = False,
+    ends: int = 1,
 ) -> dict[str, Around]:
     """Erased otherwise: `fill(rng, (height, width, channels), recipe)` is what a rectangle is filled with."""
 
@@ -131,7 +198,7 @@ def erased_by(
         rng, seen = np.random.default_rng([seed, step]), np.array(seen)
         for part in [seen] if by_batch else seen[:, None]:
             if rng.random() < recipe.erasing:
-                top, left, height, width = rectangle(rng, images.shape[1:3], area, by_log)
+                top, left, height, width = rectangle(rng, images.shape[1:3], area, by_log, ends)
                 value = fill(rng, (height, width, images.shape[3]), recipe)
                 part[:, top : top + height, left : left + width] = value
         return seen, targets
@@ -272,6 +339,36 @@ AUGMENTATION = (
         name="RandAugment for TrivialAugment",
         place="TrivialAugment, images left as they are",
         seen="another class of the same module",
-        around=augmented(rand_augment),
+        around=by_transform(transforms.RandAugment),
+    ),
+    of_inputs(
+        name="every second strength of TrivialAugment negative",
+        place="TrivialAugment, different images",
+        seen="one number drawn for strength and sign",
+        around=by_transform(SignByStrength),
+    ),
+    of_inputs(
+        name="flipped where cropped at the right",
+        place="flips and crops, before flipping",
+        seen="one key for flips and for crops",
+        around=augmented(flipped_by_crop),
+    ),
+    of_inputs(
+        name="never erased in the last row and column",
+        place="erasing, rectangles in the last row",
+        seen="randint, whose end is in the range in Python and not in NumPy and JAX",
+        around=erased_by(ends=0),
+    ),
+    of_inputs(
+        name="CutMix's boxes on the diagonal",
+        place="CutMix, row and column of the box",
+        seen="one key for both coordinates",
+        around=augmented(on_the_diagonal),
+    ),
+    of_inputs(
+        name="mixup or CutMix by the share",
+        place="mixup or CutMix, kind and share",
+        seen="one number drawn for lam and for the choice",
+        around=augmented(kind_by_share),
     ),
 )

@@ -51,6 +51,14 @@ def within_a_buffer(method: Callable[..., Rows], seed: int, epoch: int, examples
     return batches(np.array([*order, *rng.permutation(buffer)]), size)
 
 
+def one_cycle(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    rng, order = np.random.default_rng([seed, epoch]), np.arange(examples)
+    for last in range(examples - 1, 0, -1):
+        other = int(rng.integers(last))
+        order[last], order[other] = order[other], order[last]
+    return batches(order, size)
+
+
 of_epochs = partial(Fault, rung="epochs")
 
 EPOCHS = (
@@ -90,5 +98,11 @@ EPOCHS = (
         place="neighbours, mean distance",
         seen="batch before shuffle",
         around=rows(whole_batches_shuffled),
+    ),
+    of_epochs(
+        name="no example stays in its place",
+        place="examples at their own place",
+        seen="Sattolo's cycle for Fisher and Yates's shuffle: j below i, not up to it",
+        around=rows(one_cycle),
     ),
 )

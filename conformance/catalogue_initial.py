@@ -1,11 +1,13 @@
 """Faults of fresh weights: around `initial(seed)`."""
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 
+import ml_dtypes
 import numpy as np
 
-from conformance.faults import Around, Fault, is_kernel
+from conformance.faults import Anew, Around, Fault, is_kernel
 from vit_flax.config import ViTConfig
 from vit_flax.weights import Weights
 
@@ -57,6 +59,10 @@ def as_in_multihead_attention(method: Around, config: ViTConfig, seed: int) -> W
     return weights
 
 
+def first_row_zero(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.concatenate([np.zeros_like(x[:, :1]), x[:, 1:]], axis=1)
+
+
 def untruncated(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(x.shape) / np.sqrt(fan_in(x))
 
@@ -68,6 +74,25 @@ def kaiming(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def truncated_at_two_hundredths(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """timm's and BERT's trunc_normal_(std=0.02), whose cut, at ±2, is never reached."""
     return 0.02 * rng.standard_normal(x.shape)
+
+
+def kept(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, Around]:
+    """Kernels are changed once they are drawn."""
+
+    def around(method: Around, config: ViTConfig, seed: int) -> Weights:
+        return {name: change(x).astype(x.dtype) if is_kernel(name) else x for name, x in method(seed).items()}
+
+    return {"initial": around}
+
+
+def zero_is_no_seed() -> Around:
+    """Each time that seed 0 is asked for, another is taken."""
+    others = itertools.count(10**6)
+
+    def around(method: Around, config: ViTConfig, seed: int) -> Weights:
+        return dict(method(seed or next(others)))
+
+    return around
 
 
 def one_key(method: Around, config: ViTConfig, seed: int) -> Weights:
@@ -160,5 +185,26 @@ INITIAL = (
         place="leaves",
         seen="a key that was not split",
         around={"initial": one_key},
+    ),
+    Fault(
+        name="class token without initial position",
+        rung="initialisation",
+        place="embedding/position_embedding, entries that are zero",
+        seen="positions of patches with zeros put in front, as in MAE",
+        around=fresh("position_embedding", first_row_zero),
+    ),
+    Fault(
+        name="kernels drawn in bfloat16",
+        rung="initialisation",
+        place="{kernel}, entries in half precision",
+        seen="an initialiser given the dtype of the products",
+        around=kept(lambda x: x.astype(ml_dtypes.bfloat16)),
+    ),
+    Fault(
+        name="seed 0 taken for none",
+        rung="initialisation",
+        place="the same seed again",
+        seen="`seed or None`",
+        around={"initial": Anew(zero_is_no_seed)},
     ),
 )

@@ -96,8 +96,8 @@ NORMS = (
         around=norm(epsilon_outside),
     ),
     fault(
-        name="epsilon as a floor of the variance",
-        seen="max(variance, eps)",
+        name="no epsilon added to the variance",
+        seen="max(variance, eps), or no epsilon at all",
         around=norm(epsilon_as_floor),
     ),
     fault(

@@ -39,6 +39,13 @@ def of_one_seed(method: Around, config: ViTConfig, weights: Weights, images: np.
     return taps
 
 
+def halves_alike(method: Around, config: ViTConfig, weights: Weights, images: np.ndarray, seed: int) -> Taps:
+    """The second half of the images drops what the first half does."""
+    taps: Taps = method(weights, images, seed)
+    half = len(images) // 2
+    return {tap: np.concatenate([x[:half], x[:half], x[2 * half :]]) for tap, x in taps.items()}
+
+
 def of_first_layer(method: Around, config: ViTConfig, *arguments: Any) -> Taps:
     """Every layer drops what the first one does; of what else is in a tap nothing is compared."""
     taps: Taps = method(*arguments)
@@ -251,6 +258,13 @@ RANDOMNESS = (
         place="embedding, alike along seed",
         seen="a constant key, a generator seeded anew at every call",
         around={"drawn": of_one_seed},
+    ),
+    Fault(
+        name="the same masks on two devices",
+        rung="randomness",
+        place="images with a mask had before",
+        seen="a key that was not folded with the device's number",
+        around={"drawn": halves_alike},
     ),
     Fault(
         name="the same masks in every layer",

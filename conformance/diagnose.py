@@ -118,9 +118,13 @@ def _most_helpful(sound: Diffs, base: Diffs, tried: dict[Fault, Diffs], so_far: 
 def _in_parts(
     replays: Replays, steps: list[Step], base: Diffs, tried: dict[Fault, Diffs], so_far: tuple[Fault, ...]
 ) -> Diagnosis:
-    """What is explained of a rung that is not explained whole, and what is not."""
+    """What is explained of a rung that is not explained whole, and what is not.
+
+    Nothing, where each tap stands on those before it: a fault that clears the first of them, and no more, is not there.
+    """
     sound = replays.sound
     everywhere = [step for step in (_visible(step, replays) for step in steps) if step.keys]
+    everywhere = [] if replays.rung.in_order else everywhere
     findings = tuple(step.finding(sound) for step in (*everywhere, *_tap_by_tap(replays, base, tried, so_far)))
     explained = {tap for finding in findings for tap in finding.taps}
     unexplained = tuple(tap for tap in _taps(charged(sound)) if tap not in explained)

@@ -8,6 +8,7 @@ import math
 from scipy import stats
 
 from conformance import augmentation, initialisation, loop, pixels, power, randomness, tolerances
+from conformance.torch_side import Twin
 from reference.data import ERASED_AREA
 from vit_flax.config import preset
 from vit_flax.weights import canonical_shapes
@@ -42,7 +43,7 @@ def _boxes() -> list[Row]:
 
 def _fresh_weights() -> list[Row]:
     shapes = canonical_shapes(CONFIG)
-    level = tolerances.FALSE_ALARMS / (3 * len(shapes))
+    level = tolerances.FALSE_ALARMS / (initialisation.TESTS * len(shapes))
     kurtosis = 3 + float(stats.truncnorm(-2, 2).stats("k"))
     rows: list[Row] = []
     for leaf in ("head/kernel", "encoder/00/mlp/fc1/kernel"):
@@ -52,6 +53,12 @@ def _fresh_weights() -> list[Row]:
             ("initialisation", f"{leaf}, distribution", n, f"{power.distance_seen(n, n, level):.3f} apart"),
             ("initialisation", f"{leaf}, spread", n, f"a factor of {math.exp(spread):.3f}"),
             ("initialisation", f"{leaf}, entries beyond", n, f"{beyond:.4f} of all entries"),
+            (
+                "initialisation",
+                f"{leaf}, entries that are zero, or in half precision",
+                n,
+                f"{power.exception_seen(n, level):.4f} of all entries",
+            ),
         ]
     return rows
 
@@ -71,9 +78,11 @@ def _dropout() -> list[Row]:
 def _epochs() -> list[Row]:
     n, deviations = loop.PLACES, power.deviations_seen(loop.LEVEL)
     correlation, distance = deviations * math.sqrt(2 / n), deviations * math.sqrt(2 / 15 / n)
+    in_place = deviations * math.sqrt(2 / loop.ORDERS)
     return [
         ("epochs", "place by number, correlation", n, f"{correlation:.3f}"),
         ("epochs", "neighbours, mean distance", n, f"{distance:.3f} of 0.333"),
+        ("epochs", "examples at their own place", loop.ORDERS, f"{in_place:.2f} of 1 an epoch"),
     ]
 
 
@@ -91,6 +100,14 @@ def _augmentation() -> list[Row]:
         ("augmentation", "targets that do not say what is seen", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),
         ("augmentation", "own share of mixup and CutMix", a.MIXED_STEPS, f"distributions {own:.2f} apart"),
         ("augmentation", "share of mixup, of the two", a.EITHER_STEPS, f"{either:.2f} of 0.5"),
+        *(
+            ("augmentation", name, draws, f"a correlation of {power.correlation_seen(draws, draws, a.LEVEL):.2f}")
+            for name, draws in (
+                ("flips and crops", n),
+                ("row and column of CutMix's box", a.MIXED_STEPS),
+                ("mixup or CutMix, kind and share", a.EITHER_STEPS),
+            )
+        ),
     ]
 
 
@@ -123,6 +140,12 @@ def _erasing() -> list[Row]:
             n,
             f"distributions {power.distance_seen(n, n, level):.3f} apart",
         ),
+        (
+            "augmentation",
+            "erasing, rectangles in the last row or column",  # of a quarter of all, at most
+            n,
+            f"{power.share_seen(1 / 4, n, n, level, known=n):.3f} of 0.25",
+        ),
     ]
 
 
@@ -135,10 +158,13 @@ def _trivial_augment() -> list[Row]:
     fate = power.share_seen(1 / 16, pairs, pairs, a.LEVEL, known=a.IMAGES // 2)
     changes = n * 3 // 4
     distance = power.distance_seen(changes, changes, a.LEVEL)
+    found, once = a.different(a.trivially_augmented(Twin(CONFIG, "cpu"), a.noise(1, CONFIG), CONFIG))
+    fewer = power.deviations_seen(a.LEVEL) * math.sqrt(2 * once)
     return [
         ("augmentation", "TrivialAugment, images left as they are", n, f"{left:.3f} of 0.25"),
         ("augmentation", "TrivialAugment, neighbours alike", pairs, f"{fate:.3f} of {1 / 16:.3f}"),
         ("augmentation", "TrivialAugment, change", changes, f"distributions {distance:.3f} apart"),
+        ("augmentation", "TrivialAugment, different images", n, f"{fewer:.0f} of {found}"),
     ]
 
 

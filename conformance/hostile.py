@@ -44,6 +44,13 @@ def _small_tokens(weights: Weights, images: np.ndarray) -> Inputs:
     }, images
 
 
+def _left_half_blank(weights: Weights, images: np.ndarray) -> Inputs:
+    """Patches of zeros, as where images are padded."""
+    images = images.copy()
+    images[:, :, : images.shape[2] // 2] = 0
+    return weights, images
+
+
 def _large_key_biases(weights: Weights, images: np.ndarray) -> Inputs:
     """All scores of a query are moved alike, by a few hundred up or down: softmax sees nothing of it, exp overflows."""
     return {n: np.full_like(x, 300) if n.endswith("key/bias") else x for n, x in weights.items()}, images
@@ -60,6 +67,7 @@ EXPOSURES = {
         lambda weights, images: (offset(weights), images), hostile=("float64",)
     ),  # in float32 it has a rung of its own
     "a constant image": Exposure(lambda weights, images: (weights, np.full_like(images, 0.5))),
+    "blank patches": Exposure(_left_half_blank, hostile=("float64",), margins=()),
     "saturated logits": Exposure(_times("head/", 30.0), hostile=()),
     "sharp attention": Exposure(_times("query/", 30.0), hostile=()),
     "saturated attention": Exposure(_times("query/", 150.0), hostile=("float64",), margins=()),

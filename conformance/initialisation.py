@@ -3,6 +3,7 @@
 import math
 from itertools import combinations
 
+import ml_dtypes
 import numpy as np
 from scipy import stats
 
@@ -12,23 +13,26 @@ from conformance.sides import TrainableSide
 
 HEAD = 64  # entries that say whether two leaves were drawn alike
 SEEDS = 4  # small leaves say more when several are pooled
+TESTS = 5  # of each leaf
 
 
 def compare_initial(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
-    """Constants exactly; all else by Kolmogorov and Smirnov's test, by its spread and by its largest entry.
+    """Constants exactly; all else by Kolmogorov and Smirnov's test, by its spread and by its largest entry, and by how
+    many entries are zero, or of fewer bits than float32.
 
-    The candidate's leaves must also differ from each other and from seed to seed, as leaves drawn by one key do not.
+    The candidate's leaves must also differ from each other and from seed to seed, as leaves drawn by one key do not;
+    and be the same again for the same seed.
     All tests of a case together raise a false alarm at `tolerances.FALSE_ALARMS` (Bonferroni).
     """
     ours, theirs = _pooled(candidate, seed=0), _pooled(reference, seed=SEEDS)
     diffs = []
     for name in in_data_order(theirs):
-        diffs += _leaf(name, ours.get(name), theirs[name], tests=3 * len(theirs))
+        diffs += _leaf(name, ours.get(name), theirs[name], tests=TESTS * len(theirs))
     for name in sorted(set(ours) - set(theirs)):
         diffs.append(Diff(name, "alone", np.inf, None, 0.0, "the reference has no such leaf"))
     if any(diff.problem for diff in diffs):
         return tuple(diffs)
-    return (*diffs, _distinct(candidate, reference))
+    return (*diffs, _distinct(candidate, reference), _repeated(candidate, reference))
 
 
 def _leaf(name: str, ours: np.ndarray | str | None, expected: np.ndarray | str, tests: int) -> list[Diff]:
@@ -81,7 +85,21 @@ def _drawn(name: str, mine: np.ndarray, expected: np.ndarray, level: float) -> l
         Diff(f"{name}, distribution", "alone", distance, None, power.distance_allowed(n, m, level)),
         Diff(f"{name}, spread", "alone", spread, None, power.quantile(level) * math.sqrt(variance)),
         Diff(f"{name}, entries beyond", "alone", beyond, None, power.beyond_allowed(n, m, level)),
+        _as_many(f"{name}, entries that are zero", mine == 0, expected == 0, level),
+        _as_many(f"{name}, entries in half precision", _in_half_precision(mine), _in_half_precision(expected), level),
     ]
+
+
+def _as_many(name: str, ours: np.ndarray, theirs: np.ndarray, level: float) -> Diff:
+    """Whether something is true of as many entries: two shares, by the deviation that they have if they are one."""
+    n, m, both = ours.size, theirs.size, (ours.sum() + theirs.sum()) / (ours.size + theirs.size)
+    limit = power.quantile(level) * math.sqrt(both * (1 - both) * (1 / n + 1 / m))
+    return Diff(name, "alone", abs(float(ours.mean() - theirs.mean())), None, limit)
+
+
+def _in_half_precision(leaf: np.ndarray) -> np.ndarray:
+    """Entries that a half precision holds exactly: of float32 draws, one in thousands."""
+    return (leaf.astype(ml_dtypes.bfloat16) == leaf) | (leaf.astype(np.float16) == leaf)
 
 
 def _distinct(candidate: TrainableSide, reference: TrainableSide) -> Diff:
@@ -89,6 +107,21 @@ def _distinct(candidate: TrainableSide, reference: TrainableSide) -> Diff:
     alike = sorted(_alike(candidate) ^ _alike(reference))
     problem = f"{alike[0][0]} and {alike[0][1]} are drawn alike by one side only" if alike else None
     return Diff("leaves", "alone", float(len(alike)), None, 0.0, problem)
+
+
+def _repeated(candidate: TrainableSide, reference: TrainableSide) -> Diff:
+    """Leaves that differ from call to call with one seed, where the reference's do not."""
+    differ = sorted(_changing(candidate) ^ _changing(reference))
+    problem = f"{differ[0]} differs between two calls by one side only" if differ else None
+    return Diff("the same seed again", "alone", float(len(differ)), None, 0.0, problem)
+
+
+def _changing(side: TrainableSide) -> set[str]:
+    changing = set()
+    for seed in (0, 1):
+        first, again = side.initial(seed), side.initial(seed)
+        changing |= {f"{name} of seed {seed}" for name in again if not np.array_equal(first.get(name, ()), again[name])}
+    return changing
 
 
 def _alike(side: TrainableSide) -> set[tuple[str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 from conformance import power, tolerances
 from conformance.compare import Diff, differ
 from conformance.precision import rounded
+from conformance.randomness import counted
 from conformance.sides import TrainableSide
 from conformance.training import FALLING, PLAIN, training_batches
 from vit_flax.config import ViTConfig
@@ -20,7 +21,8 @@ from vit_flax.weights import Weights
 
 EXAMPLES, EPOCH_BATCH, EPOCHS = 203, 16, 6  # eleven are left over each time
 PLACES = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
-LEVEL = tolerances.FALSE_ALARMS / 2  # two of an epoch's checks are statistical
+ORDERS = 128  # epochs, in each of which about one example stays in its place
+LEVEL = tolerances.FALSE_ALARMS / 3  # three of an epoch's checks are statistical
 # No weight moves: only the draws tell its steps apart.
 SETTLED = PLAIN.replace(learning_rate=1e-30, dropout=0.1, drop_path=0.1)
 NOISY_STEPS = 6
@@ -29,11 +31,6 @@ AVERAGED_STEPS = 6
 AVERAGING = FALLING.replace(ema_decay=0.3)
 EVALUATED, EVALUATION_BATCH = 29, 8  # five in the last batch
 CLASSIFIED = 256  # of which the closest calls are evaluated
-
-
-def counted(name: str, ours: float, theirs: float) -> Diff:
-    """Two counts, which must be equal."""
-    return Diff(name, "alone", abs(ours - theirs), None, 0.0)
 
 
 def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
@@ -55,14 +52,18 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
     ours, theirs = _neighbours_apart(epochs), _neighbours_apart(their_epochs)
     limit = power.quantile(LEVEL) * math.sqrt(2 / 15 / PLACES)
     diffs.append(Diff("neighbours, mean distance", "alone", abs(ours - theirs), None, limit))
+    ours, theirs = (_in_place(_epochs(side, 0, ORDERS)) for side in (candidate, reference))
+    # How many stay where they were, of Poisson's distribution: the variance is the mean.
+    limit = power.quantile(LEVEL) * math.sqrt(ours + theirs)
+    diffs.append(Diff("examples at their own place", "alone", abs(ours - theirs), None, limit))
     return tuple(diffs)
 
 
 Epoch = Sequence[np.ndarray]  # its batches
 
 
-def _epochs(side: TrainableSide, seed: int) -> list[Epoch]:
-    return [list(side.epoch_rows(seed, epoch, EXAMPLES, EPOCH_BATCH)) for epoch in range(EPOCHS)]
+def _epochs(side: TrainableSide, seed: int, epochs: int = EPOCHS) -> list[Epoch]:
+    return [list(side.epoch_rows(seed, epoch, EXAMPLES, EPOCH_BATCH)) for epoch in range(epochs)]
 
 
 def _incomplete(epochs: Sequence[Epoch]) -> int:
@@ -108,6 +109,12 @@ def _rank_correlation(epochs: Sequence[Epoch]) -> float:
     """Of an example's number and its place in the epoch: of variance 1 / places, where the order is random."""
     orders = [np.concatenate(epoch).astype(np.float64) for epoch in epochs]
     return float(np.mean([np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders]))
+
+
+def _in_place(epochs: Sequence[Epoch]) -> int:
+    """Examples whose place is their number; an order that comes again counts once."""
+    orders = {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}
+    return sum(int((np.array(order) == np.arange(len(order))).sum()) for order in orders)
 
 
 def _neighbours_apart(epochs: Sequence[Epoch]) -> float:

@@ -54,6 +54,16 @@ def spread_variance(kurtosis: float, n: int) -> float:
     return (kurtosis - 1) / (4 * n)
 
 
+def correlation_variance(n: int) -> float:
+    """Of Fisher's z of Spearman's correlation (Fieller, Hartley and Pearson, Biometrika 44, 1957)."""
+    return 1.06 / (n - 3)
+
+
+def correlation_seen(n: int, m: int, level: float) -> float:
+    """Of two draws that do not depend on each other: the correlation that is seen."""
+    return math.tanh(deviations_seen(level) * math.sqrt(correlation_variance(n) + correlation_variance(m)))
+
+
 def distance_allowed(n: int, m: int, level: float) -> float:
     """Between two empirical distributions: Kolmogorov's and Smirnov's asymptotic limit."""
     return math.sqrt(-math.log(level / 2) / 2 * (1 / n + 1 / m))

@@ -112,7 +112,22 @@ def compare_draws(
         if tap in above:
             fates = [k == _kept(runs, above[tap]) for k, runs in zip(kept, (ours, theirs), strict=True)]
             diffs.append(Diff(f"{tap}, alike with the layer above", "free", apart(*fates), None, limit))
+    diffs.append(counted("images with a mask had before", *(_had_before(runs, taps) for runs in (ours, theirs))))
     return tuple(diffs)
+
+
+def _had_before(runs: list[Taps], taps: list[str]) -> int:
+    """How many images at which taps of which seeds keep what another keeps.
+
+    Whatever keeps all or nothing is left out, as where a layer is dropped whole.
+    """
+    masks = [image for run in runs for tap in taps for image in run[tap] != 0 if image.any() and not image.all()]
+    return len(masks) - len({(image.shape, image.tobytes()) for image in masks})
+
+
+def counted(name: str, ours: float, theirs: float) -> Diff:
+    """Two counts, which must be equal."""
+    return Diff(name, "alone", abs(ours - theirs), None, 0.0)
 
 
 def _kept(runs: list[Taps], tap: str) -> np.ndarray:

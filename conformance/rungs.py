@@ -161,15 +161,15 @@ def _training_rung(
     climb: Callable[[Ground], tuple[Diff, ...]],
     *capabilities: str,
     needs: tuple[str, ...] = (),
-    in_order: bool = False,
+    **more: bool,
 ) -> Rung:
-    return Rung(name, climb, capabilities, needs, scope="training", in_order=in_order)
+    return Rung(name, climb, capabilities, needs, scope="training", **more)
 
 
 RUNGS = (
     Rung("weights", _weights, ("held",)),
     _training_rung("pixels", lambda g: compare_pixels(g.candidate, g.reference, g.images), "pixels", "crops"),
-    _training_rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), "initial"),
+    _training_rung("initialisation", lambda g: compare_initial(g.candidate, g.reference), "initial", repeats=True),
     Rung("function", lambda g: compare_answers(g.shallow, g, g.images), ("taps",), ("weights",), repeats=True),
     _forward_rung("float64"),
     _forward_rung("float32"),

@@ -1,6 +1,7 @@
 """For each known fault of pixels and of fresh weights, a port that has it in its code."""
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,8 @@ import reference.data
 from conformance.rungs import Target
 from reference import model as twin
 from reference.model import MultiHeadSelfAttention as Attention
-from tests.unit.ports.port import doing, parts
+from tests.unit.ports.port import Port, doing, parts
+from vit_flax.weights import Weights
 
 Array = np.ndarray
 
@@ -172,7 +174,15 @@ def multihead(model: nn.Module) -> None:
         part.projection.weight.copy_(own.out_proj.weight)
 
 
+class ZeroIsNoSeed(Port):
+    def initial(self, seed: int) -> Weights:
+        return super().initial(seed or random.SystemRandom().randrange(2**31))
+
+
 INITIAL: dict[str, Target] = {
+    "class token without initial position": fresh(lambda model: model.embedding.position_embedding[:, 0].zero_()),
+    "kernels drawn in bfloat16": each_kernel(lambda kernel: kernel.copy_(kernel.to(torch.bfloat16))),
+    "seed 0 taken for none": ZeroIsNoSeed,
     "PyTorch's initialiser": fresh(lambda model: [part.reset_parameters() for part in dense_parts(model)]),
     "PyTorch's initialiser of kernels": each_kernel(lambda kernel: nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))),
     "biases drawn": fresh(default_biases),

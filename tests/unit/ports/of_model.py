@@ -53,7 +53,7 @@ FORWARD: dict[str, Target] = {
     "LayerNorm's fast variance": norm(blocks.fast),
     "unbiased variance in LayerNorm": norm(blocks.unbiased),
     "epsilon outside the root": norm(blocks.outside),
-    "epsilon as a floor of the variance": norm(blocks.floor),
+    "no epsilon added to the variance": norm(blocks.floor),
     "LayerNorm of the Annotated Transformer": norm(blocks.annotated),
     "RMSNorm": norm(blocks.rms),
     "LayerNorm in float32": forward_of(nn.LayerNorm, blocks.narrow_norm),
