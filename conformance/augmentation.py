@@ -156,8 +156,15 @@ def _related(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
     """Whether two draws (draws, 2) go together as much, by Fisher's z of Spearman's correlation."""
     variance = sum(power.correlation_variance(len(side)) for side in (ours, theirs))
     limit = power.quantile(LEVEL) * math.sqrt(variance)
-    z, expected = (math.atanh(float(stats.spearmanr(side).statistic)) for side in (ours, theirs))
-    return Diff(name, "alone", abs(z - expected), None, limit)
+    return Diff(name, "alone", abs(_fishers_z(ours) - _fishers_z(theirs)), None, limit)
+
+
+def _fishers_z(draws: np.ndarray) -> float:
+    """Of Spearman's correlation; what never changes goes together with nothing."""
+    if (draws == draws[0]).all(axis=0).any():
+        return 0.0
+    correlation = float(stats.spearmanr(draws).statistic)
+    return math.copysign(math.inf, correlation) if abs(correlation) >= 1 else math.atanh(correlation)
 
 
 def _as_various(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
@@ -172,8 +179,11 @@ def _as_various(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
 
 
 def different(seen: np.ndarray) -> tuple[int, int]:
-    """How many different images there are, and how many of them come only once."""
-    counts = Counter(image.tobytes() for step in seen for image in step)
+    """How many different images there are, and how many of them come in one step only.
+
+    Each counts once a step: a side that draws one for all images has drawn no more.
+    """
+    counts = Counter(image for step in seen for image in {image.tobytes() for image in step})
     return len(counts), sum(count == 1 for count in counts.values())
 
 

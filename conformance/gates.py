@@ -55,7 +55,7 @@ def _fresh_weights() -> list[Row]:
             ("initialisation", f"{leaf}, entries beyond", n, f"{beyond:.4f} of all entries"),
             (
                 "initialisation",
-                f"{leaf}, entries that are zero, or in half precision",
+                f"{leaf}, entries that are zero",
                 n,
                 f"{power.exception_seen(n, level):.4f} of all entries",
             ),

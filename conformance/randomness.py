@@ -17,7 +17,7 @@ from vit_flax.weights import Weights
 
 RATE = 0.1
 SEEDS = 4
-STATISTICS = 6  # of a tap, at most
+STATISTICS = 7  # of a tap, at most
 
 
 def noisy(config: ViTConfig) -> ViTConfig:
@@ -112,17 +112,25 @@ def compare_draws(
         if tap in above:
             fates = [k == _kept(runs, above[tap]) for k, runs in zip(kept, (ours, theirs), strict=True)]
             diffs.append(Diff(f"{tap}, alike with the layer above", "free", apart(*fates), None, limit))
-    diffs.append(counted("images with a mask had before", *(_had_before(runs, taps) for runs in (ours, theirs))))
+    had_before = [_had_before(runs, taps) for runs in (ours, theirs)]
+    diffs.append(Diff("images with a mask had before", "free", apart(*had_before), None, limit))
     return tuple(diffs)
 
 
-def _had_before(runs: list[Taps], taps: list[str]) -> int:
-    """How many images at which taps of which seeds keep what another keeps.
+def _had_before(runs: list[Taps], taps: list[str]) -> np.ndarray:
+    """Of each seed, tap and image (1, seed, tap, image), whether what it keeps has been kept by another.
 
-    Whatever keeps all or nothing is left out, as where a layer is dropped whole.
+    Whatever keeps all or nothing is none of these, as where a layer is dropped whole.
     """
-    masks = [image for run in runs for tap in taps for image in run[tap] != 0 if image.any() and not image.all()]
-    return len(masks) - len({(image.shape, image.tobytes()) for image in masks})
+    known: set[tuple[tuple[int, ...], bytes]] = set()
+    hits = []
+    for run in runs:
+        for tap in taps:
+            for kept in run[tap] != 0:
+                mask = kept.shape, kept.tobytes()
+                hits.append(mask in known and kept.any() and not kept.all())
+                known.add(mask)
+    return np.array(hits).reshape(1, len(runs), len(taps), -1)
 
 
 def counted(name: str, ours: float, theirs: float) -> Diff:

@@ -55,6 +55,10 @@ CLEAR_LEAD = 1e-3
 # how many calls: 66). One that errs more seldom is not held to be seen.
 ODD_ANSWERS, ODD_ANSWERS_MISSED = 0.1, 1e-3
 
+# A leaf that is drawn in a half precision has all of its entries there. Of float32 draws so few are that the line may
+# lie in the middle (measured for 8,192 entries: 1 to 12, the most from torch's uniform_, which draws from a grid).
+NARROW_DRAWS = 0.5
+
 # Correlation of two leaves that can only come from the same random draws: of 64 entries, independent ones
 # reach 0.65 with probability 1e-8.
 SAME_DRAWS = 0.9

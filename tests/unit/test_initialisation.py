@@ -72,5 +72,5 @@ def test_what_is_wrong_is_told_in_words(change):
 
 def test_two_sound_sides_pass():
     diffs = compare_initial(Side(), Side())
-    assert len(diffs) == 3 + 1 + 3 + 1
+    assert len(diffs) == 5 + 1 + 5 + 1 + 1
     assert not causes_first(diffs)
