@@ -156,7 +156,8 @@ def _related(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
     """Whether two draws (draws, 2) go together as much, by Fisher's z of Spearman's correlation."""
     variance = sum(power.correlation_variance(len(side)) for side in (ours, theirs))
     limit = power.quantile(LEVEL) * math.sqrt(variance)
-    return Diff(name, "alone", abs(_fishers_z(ours) - _fishers_z(theirs)), None, limit)
+    z, expected = _fishers_z(ours), _fishers_z(theirs)
+    return Diff(name, "alone", 0.0 if z == expected else abs(z - expected), None, limit)  # also of two infinities
 
 
 def _fishers_z(draws: np.ndarray) -> float:
