@@ -30,6 +30,7 @@ def optimizer_forgotten(method: Around, weights: Weights, images: Array, labels:
 
 def batches_swapped(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
     order = [0, 2, 1, *range(3, len(images))]
+    order = [min(number, len(images) - 1) for number in order]  # another fault may take its steps one by one
     return method(weights, images[order], labels[order], recipe)
 
 
