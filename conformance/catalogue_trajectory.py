@@ -29,13 +29,15 @@ def optimizer_forgotten(method: Around, weights: Weights, images: Array, labels:
 
 
 def batches_swapped(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
-    order = [0, 2, 1, *range(3, len(images))]
-    order = [min(number, len(images) - 1) for number in order]  # another fault may take its steps one by one
-    return method(weights, images[order], labels[order], recipe)
+    return in_order([0, 2, 1, *range(3, len(images))], method, weights, images, labels, recipe)
 
 
 def batch_repeated(method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
-    order = [0, 1, 2, 2, *range(4, len(images))]
+    return in_order([0, 1, 2, 2, *range(4, len(images))], method, weights, images, labels, recipe)
+
+
+def in_order(order: list[int], method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe) -> Any:
+    order = [batch for batch in order if batch < len(images)]  # another fault may take its steps one by one
     return method(weights, images[order], labels[order], recipe)
 
 
