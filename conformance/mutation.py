@@ -149,12 +149,12 @@ def random_pairs(count: int, seed: int = 0) -> list[tuple[Fault, Fault]]:
     pairs: list[tuple[Fault, Fault]] = []
     while len(pairs) < count:
         first, second = (faults[i] for i in rng.choice(len(faults), 2, replace=False))
-        if not _of_two_functions(first, second):
+        if not of_two_functions(first, second):
             pairs.append((first, second))
     return pairs
 
 
-def _of_two_functions(first: Fault, second: Fault) -> bool:
+def of_two_functions(first: Fault, second: Fault) -> bool:
     """One fault changes the forward pass and leaves the gradients as they were, and rungs of the other compare those.
 
     No code does that: its gradients are of the function that it computes. A fault is planted around code.
