@@ -13,7 +13,8 @@ from scipy import stats
 
 from conformance import power, tolerances
 from conformance.compare import Diff
-from conformance.randomness import alike, apart, counted
+from conformance.loop import counted
+from conformance.randomness import alike, apart
 from conformance.sides import TrainableSide
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe, recipe
@@ -184,15 +185,20 @@ def different(seen: np.ndarray) -> tuple[int, int]:
 
     Each counts once a step: a side that draws one for all images has drawn no more.
     """
-    counts = Counter(image for step in seen for image in {image.tobytes() for image in step})
+    counts: Counter[bytes] = Counter()
+    for step in seen:
+        counts.update({image.tobytes() for image in step})
     return len(counts), sum(count == 1 for count in counts.values())
+
+
+def _cropping(config: ViTConfig, **changes: object) -> Recipe:
+    whole = SIZE[1] / SIZE[0]
+    return plan(config, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7), **changes)
 
 
 def _crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
     """One picture in all images: which crops of it are alike."""
-    pixels = np.repeat(noise(1, config), IMAGES, axis=0)
-    whole = SIZE[1] / SIZE[0]
-    p = plan(config, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7))
+    pixels, p = np.repeat(noise(1, config), IMAGES, axis=0), _cropping(config)
     return _alike("crops", *(_steps(side, pixels, p) for side in (candidate, reference)))
 
 
@@ -202,8 +208,7 @@ def _flips_beside_crops(candidate: TrainableSide, reference: TrainableSide, conf
     """
     ramp = np.linspace(0, 255, SIZE[1]).round().astype(np.uint8)
     pixels = np.broadcast_to(ramp[:, None], (IMAGES, *SIZE, config.channels))
-    whole = SIZE[1] / SIZE[0]
-    p = plan(config, flip=True, crop_scale=(0.3, 1.0), crop_ratio=(0.7 * whole, whole / 0.7))
+    p = _cropping(config, flip=True)
 
     def drawn(side: TrainableSide) -> tuple[np.ndarray, np.ndarray]:
         """Of each image whether it is flipped, and the place of its crop: before flipping, and after."""

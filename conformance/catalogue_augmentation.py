@@ -77,29 +77,25 @@ def shares_exchanged(
     return seen, np.where((targets > 0) & (targets < 1), 1 - targets, targets)
 
 
-def share_as_drawn(
-    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
-) -> Inputs:
-    """CutMix whose targets have the share that was drawn, also where the box ends with the image."""
-    if not recipe.cutmix or recipe.mixup:
-        return method(images, labels, seed, step, recipe)
-    seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
-    rng = np.random.default_rng([seed, step])
-    share = rng.beta(recipe.cutmix, recipe.cutmix)
-    inside = pasted(images.shape[1:3], share, rng.random(2))
-    return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed(targets, share)
+def own_cutmix(
+    middle: Callable[[np.random.Generator], np.ndarray], own: Callable[[float, np.ndarray], float]
+) -> dict[str, Around]:
+    """CutMix done otherwise: where the middle of its box is, in shares of the image's sides, and which share of the
+    targets is an image's `own(drawn share, what is pasted)`.
+    """
 
+    def change(method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe) -> Inputs:
+        if not recipe.cutmix or recipe.mixup:
+            return method(images, labels, seed, step, recipe)
+        seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
+        rng = np.random.default_rng([seed, step])
+        drawn = rng.beta(recipe.cutmix, recipe.cutmix)
+        inside = pasted(images.shape[1:3], drawn, middle(rng))
+        share = own(drawn, inside)
+        mixed = share * targets + (1 - share) * np.roll(targets, 1, axis=0)
+        return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed.astype(targets.dtype)
 
-def on_the_diagonal(
-    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
-) -> Inputs:
-    """CutMix with one draw for the row and the column of its box."""
-    if not recipe.cutmix or recipe.mixup:
-        return method(images, labels, seed, step, recipe)
-    seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
-    rng = np.random.default_rng([seed, step])
-    inside = pasted(images.shape[1:3], rng.beta(recipe.cutmix, recipe.cutmix), np.full(2, rng.random()))
-    return np.where(inside, np.roll(seen, 1, axis=0), seen), mixed(targets, 1 - inside.mean())
+    return augmented(change)
 
 
 def pasted(size: tuple[int, int], share: float, middle: np.ndarray) -> np.ndarray:
@@ -112,10 +108,6 @@ def pasted(size: tuple[int, int], share: float, middle: np.ndarray) -> np.ndarra
     return inside
 
 
-def mixed(targets: np.ndarray, share: float) -> np.ndarray:
-    return (share * targets + (1 - share) * np.roll(targets, 1, axis=0)).astype(targets.dtype)
-
-
 def kind_by_share(
     method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
 ) -> Inputs:
@@ -123,7 +115,7 @@ def kind_by_share(
     if not (recipe.mixup and recipe.cutmix):
         return method(images, labels, seed, step, recipe)
     seen, targets = method(images, labels, seed, step, recipe.replace(cutmix=0.0))
-    if np.sort(targets[0])[-1] == targets[0, labels[0]]:
+    if targets[0, labels[0]] == targets[0].max():
         return seen, targets
     return method(images, labels, seed, step, recipe.replace(mixup=0.0))
 
@@ -149,8 +141,7 @@ class SignByStrength(transforms.TrivialAugmentWide):
         space = super()._augmentation_space(num_bins)
         signs = torch.tensor([1.0, -1.0]).repeat(num_bins // 2 + 1)[:num_bins]
         return {
-            name: (signs * strengths, False) if signed else (strengths, False)
-            for name, (strengths, signed) in space.items()
+            name: (signs * strengths if signed else strengths, False) for name, (strengths, signed) in space.items()
         }
 
 
@@ -315,7 +306,7 @@ AUGMENTATION = (
         name="CutMix by the share that was drawn",
         place="CutMix, targets that say what is seen",
         seen="lam not made anew after clipping the box",
-        around=augmented(share_as_drawn),
+        around=own_cutmix(middle=lambda rng: rng.random(2), own=lambda drawn, inside: drawn),
     ),
     of_inputs(
         name="mixup alone where CutMix is due too",
@@ -363,7 +354,7 @@ AUGMENTATION = (
         name="CutMix's boxes on the diagonal",
         place="CutMix, row and column of the box",
         seen="one key for both coordinates",
-        around=augmented(on_the_diagonal),
+        around=own_cutmix(middle=lambda rng: np.full(2, rng.random()), own=lambda drawn, inside: 1 - inside.mean()),
     ),
     of_inputs(
         name="mixup or CutMix by the share",

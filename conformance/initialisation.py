@@ -32,7 +32,8 @@ def compare_initial(candidate: TrainableSide, reference: TrainableSide) -> tuple
         diffs.append(Diff(name, "alone", np.inf, None, 0.0, "the reference has no such leaf"))
     if any(diff.problem for diff in diffs):
         return tuple(diffs)
-    return (*diffs, _distinct(candidate, reference), _repeated(candidate, reference))
+    ours_twice, theirs_twice = _drawn_twice(candidate), _drawn_twice(reference)
+    return (*diffs, _distinct(ours_twice, theirs_twice), _repeated(ours_twice, theirs_twice))
 
 
 def _leaf(name: str, ours: np.ndarray | str | None, expected: np.ndarray | str, tests: int) -> list[Diff]:
@@ -103,35 +104,42 @@ def _share_in_half_precision(leaf: np.ndarray) -> float:
     return float(((leaf.astype(ml_dtypes.bfloat16) == leaf) | (leaf.astype(np.float16) == leaf)).mean())
 
 
-def _distinct(candidate: TrainableSide, reference: TrainableSide) -> Diff:
+Twice = dict[str, tuple[np.ndarray, np.ndarray | None]]  # leaves of two seeds, and what a second call makes of them
+
+
+def _drawn_twice(side: TrainableSide) -> Twice:
+    drawn: Twice = {}
+    for seed in (0, 1):
+        first, again = side.initial(seed), side.initial(seed)
+        for name, leaf in first.items():
+            drawn[f"{name} of seed {seed}"] = leaf, again.get(name)
+    return drawn
+
+
+def _distinct(ours: Twice, theirs: Twice) -> Diff:
     """Leaves, and seeds, that begin alike, where the reference's do not."""
-    alike = sorted(_alike(candidate) ^ _alike(reference))
+    alike = sorted(_alike(ours) ^ _alike(theirs))
     problem = f"{alike[0][0]} and {alike[0][1]} are drawn alike by one side only" if alike else None
     return Diff("leaves", "alone", float(len(alike)), None, 0.0, problem)
 
 
-def _repeated(candidate: TrainableSide, reference: TrainableSide) -> Diff:
-    """Leaves that differ from call to call with one seed, where the reference's do not."""
-    differ = sorted(_changing(candidate) ^ _changing(reference))
-    problem = f"{differ[0]} differs between two calls by one side only" if differ else None
-    return Diff("the same seed again", "alone", float(len(differ)), None, 0.0, problem)
-
-
-def _changing(side: TrainableSide) -> set[str]:
-    changing = set()
-    for seed in (0, 1):
-        first, again = side.initial(seed), side.initial(seed)
-        changing |= {f"{name} of seed {seed}" for name in again if not np.array_equal(first.get(name, ()), again[name])}
-    return changing
-
-
-def _alike(side: TrainableSide) -> set[tuple[str, str]]:
+def _alike(drawn: Twice) -> set[tuple[str, str]]:
     begin = {}
-    for seed in (0, 1):
-        for name, leaf in side.initial(seed).items():
-            if leaf.size >= HEAD and not _is_constant(leaf.ravel()[:HEAD]):
-                begin[f"{name} of seed {seed}"] = leaf.ravel()[:HEAD].astype(np.float64)
+    for name, (leaf, _) in drawn.items():
+        if leaf.size >= HEAD and not _is_constant(leaf.ravel()[:HEAD]):
+            begin[name] = leaf.ravel()[:HEAD].astype(np.float64)
     if not begin:
         return set()
     correlation = np.atleast_2d(np.corrcoef(np.stack([*begin.values()])))
     return {(a, b) for (i, a), (j, b) in combinations(enumerate(begin), 2) if correlation[i, j] > tolerances.SAME_DRAWS}
+
+
+def _repeated(ours: Twice, theirs: Twice) -> Diff:
+    """Leaves that differ from call to call with one seed, where the reference's do not."""
+    differ = sorted(_changing(ours) ^ _changing(theirs))
+    problem = f"{differ[0]} differs between two calls by one side only" if differ else None
+    return Diff("the same seed again", "alone", float(len(differ)), None, 0.0, problem)
+
+
+def _changing(drawn: Twice) -> set[str]:
+    return {name for name, (leaf, again) in drawn.items() if again is None or not np.array_equal(leaf, again)}

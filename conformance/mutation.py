@@ -125,6 +125,13 @@ def pair_named(first: Fault, second: Fault, ground: Ground) -> set[str]:
     return {cause.name for diagnosis in found.values() for cause in diagnosis.causes}
 
 
+def pair_told(first: Fault, second: Fault, ground: Ground) -> dict[str, Any]:
+    """What a pair was named, and whether no more could be seen of it."""
+    planted_names, named = sorted((first.name, second.name)), sorted(pair_named(first, second, ground))
+    hidden = named != planted_names and one_hides_the_other(first, second, ground)
+    return {"planted": [first.name, second.name], "named": named, "one hides the other": hidden}
+
+
 def one_hides_the_other(first: Fault, second: Fault, ground: Ground) -> bool:
     """Whether every error on the way up the rungs of both is, to the last bit, the same with one of them alone."""
     rungs = _rungs_of((first, second), ground.config)

@@ -27,8 +27,7 @@ from conformance.mutation import (
     Kill,
     faults_in,
     kill,
-    one_hides_the_other,
-    pair_named,
+    pair_told,
     random_pairs,
     remembering,
     sound,
@@ -96,9 +95,7 @@ def _killed(planted: tuple[str, str]) -> Dict:
 
 def _named(pair: tuple[str, str]) -> Dict:
     one, other = (fault_named(name) for name in pair)
-    named = sorted(pair_named(one, other, sound()))
-    hidden = named != sorted(pair) and one_hides_the_other(one, other, sound())
-    return {"planted": list(pair), "named": named, "one hides the other": hidden}
+    return pair_told(one, other, sound())
 
 
 def _timed(run: Any) -> float:
@@ -145,7 +142,7 @@ def page(run: Dict) -> str:
         kills={rung: counts for rung in NAMES if any(counts := _counts(run, rung=rung))},
         habitats={name: _counts(run, habitat=name) for name in run["habitats"]},
         faults=_each_fault(run),
-        pairs=sorted_pairs(run),
+        pairs=sorted_pairs(run["pairs"]),
         gates=_gates(run),
         rules=RULES,
         infinite=sys.float_info.max,
@@ -171,10 +168,10 @@ def _each_fault(run: Dict) -> list[Dict]:
     return [min(own, key=lambda f: f["severity"]) | {"models": len(own)} for own in by_name.values()]
 
 
-def sorted_pairs(run: Dict) -> dict[str, list[Dict]]:
+def sorted_pairs(told: list[Dict]) -> dict[str, list[Dict]]:
     """The pairs by what became of them: both named, one hidden behind the other and this one named, or missed."""
     pairs: dict[str, list[Dict]] = {"both": [], "hidden": [], "missed": []}
-    for pair in run["pairs"]:
+    for pair in told:
         if pair["named"] == sorted(pair["planted"]):
             pairs["both"].append(pair)
         elif pair["one hides the other"] and len(pair["named"]) == 1 and pair["named"][0] in pair["planted"]:

@@ -133,11 +133,6 @@ def _had_before(runs: list[Taps], taps: list[str]) -> np.ndarray:
     return np.array(hits).reshape(1, len(runs), len(taps), -1)
 
 
-def counted(name: str, ours: float, theirs: float) -> Diff:
-    """Two counts, which must be equal."""
-    return Diff(name, "alone", abs(ours - theirs), None, 0.0)
-
-
 def _kept(runs: list[Taps], tap: str) -> np.ndarray:
     return np.stack([run[tap] for run in runs]) != 0
 

@@ -17,6 +17,7 @@ from conformance.replay import Replays, cleared, ruined, spoils
 from conformance.rungs import BY_NAME
 from conformance.torch_side import Twin
 from reference.model import ACTIVATIONS
+from tests.unit.ports.of_dropout import BY_THE_SHARE_KEPT
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,14 @@ def test_a_cause_in_one_layer_is_named_there_and_not_for_the_whole_model(ground)
     ]
     assert found.unexplained == ()
     assert found.text.startswith("in encoder/01/mlp, as if 'the other GELU' (jax.nn.gelu's default")
+
+
+def test_nothing_is_named_for_the_first_taps_of_a_rung_that_goes_in_order(ground):
+    """Where all of a batch are kept, as in an early layer, it is as if stochastic depth were not scaled."""
+    found = against(ground, BY_THE_SHARE_KEPT, rung="randomness")
+
+    assert found.text == "no known cause explains it"
+    assert found.findings == ()
 
 
 def test_two_causes_in_two_layers_are_told_apart(ground):

@@ -94,7 +94,26 @@ def one_key_for_all_layers(self: Port, weights: Any, images: Any, seed: int) -> 
     return self.taps(weights, images, draw=draw)
 
 
+def one_key_for_two_devices(self: Port, weights: Any, images: Any, seed: int) -> Any:
+    rng = np.random.default_rng(seed)
+
+    def draw(shape: Shape, keep: float) -> np.ndarray:
+        half = rng.random((shape[0] // 2, *shape[1:])) < keep
+        return np.concatenate([half, half])
+
+    return self.taps(weights, images, draw=draw)
+
+
+def by_the_share_kept(x: Tensor, rate: float) -> Tensor:
+    """Stochastic depth divided by the share that was kept, not by the probability to keep: in no catalogue."""
+    kept = x.new_empty((len(x), 1, 1)).bernoulli_(1 - rate)
+    return x * kept / kept.mean()
+
+
+BY_THE_SHARE_KEPT = path(by_the_share_kept)
+
 DROPOUT: dict[str, Target] = {
+    "the same masks on two devices": doing(drawn=one_key_for_two_devices),
     "the same masks in every layer": doing(drawn=one_key_for_all_layers),
     "the same masks for every seed": doing(drawn=seeded_anew),
     "never dropped": left_out(lambda model: [*parts(model, nn.Dropout), *parts(model, DropPath)]),
