@@ -7,11 +7,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from conformance.rungs import Target
+from conformance.sides import Side
 from reference.model import MLP, Patches, TransformerEncoder
 from reference.model import MultiHeadSelfAttention as Attention
 from tests.unit.ports import blocks
 from tests.unit.ports.blocks import activation, attention, embedding, epsilon, head, layer, norm, of_attention
 from tests.unit.ports.port import configured, course, forward_of, loaded, parts, swap, written
+from vit_flax.config import ViTConfig
 
 
 def in_bfloat16(model: nn.Module) -> None:
@@ -29,7 +31,24 @@ def swap_last(model: nn.Module) -> None:
     last.query.weight, last.key.weight = last.key.weight, last.query.weight
 
 
+def blank_masked(config: ViTConfig) -> Side:
+    """Attention masks patches of zeros as padding, unless there are no others."""
+    hidden = []
+
+    def look(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        size = config.patch_size
+        patches = F.max_pool2d(inputs[0].abs().amax(dim=-1), size)
+        seen = patches.flatten(1) > 0
+        of_class = torch.zeros(len(seen), 1, dtype=torch.bool)
+        hidden[:] = [torch.cat([of_class, ~seen & seen.any(dim=1, keepdim=True)], dim=1)[:, None, None]]
+
+    side = attention(scores=lambda scores: scores.masked_fill(hidden[0], -torch.inf))(config)
+    side.model.register_forward_pre_hook(look)
+    return side
+
+
 FORWARD: dict[str, Target] = {
+    "blank patches masked": blank_masked,
     "a leaf forgotten": loaded(lambda model: nn.init.zeros_(model.head.bias)),
     "weights kept in bfloat16": loaded(in_bfloat16),
     "patch kernel sides swapped": forward_of(Patches, blocks.turned),
