@@ -89,7 +89,8 @@ def test_tensorboard_gets_the_steps_too_and_those_of_a_resumed_run_go_on(straigh
     result = run.train(data)
 
     series = {name: {} for name in OF_STEPS}
-    for (name, step), value in logged(run.folder, "steps").items():
+    # In the order of the steps: files begun within one second are read in the order of their names, 10 before 9.
+    for (name, step), value in sorted(logged(run.folder, "steps").items()):
         series[name][step] = value
     loss, rate, speed = series.values()
     assert list(loss) == list(rate) == list(range(2, EPOCHS * 10 + 1, 2))
