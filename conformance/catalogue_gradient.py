@@ -23,7 +23,8 @@ def gradient_times(factor: float) -> dict[str, Around]:
 
 
 def all_to_bfloat16(gradients: Weights) -> Weights:
-    return {leaf: to_bits(g, 8) for leaf, g in gradients.items()}
+    """By way of float32, as frameworks cast: a float64 next to a tie may be rounded to it first."""
+    return {leaf: to_bits(g.astype(np.float32), 8).astype(g.dtype) for leaf, g in gradients.items()}
 
 
 def narrow_gradients(only: type) -> dict[str, Around]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
 from conformance.retrain import Trained, one_gradient, retrained
+from conformance.rounding import to_bits
 from conformance.training import STEPS
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -45,8 +46,7 @@ def weights_rounded(method: Around, weights: Weights, images: Array, labels: Arr
     """In float32 runs, master weights start from bfloat16."""
     if images.dtype != np.float32:
         return method(weights, images, labels, recipe)
-    narrow = {name: (x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) for name, x in weights.items()}
-    return method(narrow, images, labels, recipe)
+    return method({name: to_bits(x, 8) for name, x in weights.items()}, images, labels, recipe)
 
 
 def unclipped_and_still(ending: str) -> dict[str, Around]:
