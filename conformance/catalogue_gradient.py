@@ -6,7 +6,7 @@ import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
 from conformance.retrain import Trained, retrained
-from conformance.rounding import to_bits
+from conformance.rounding import to_bfloat16
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -23,8 +23,7 @@ def gradient_times(factor: float) -> dict[str, Around]:
 
 
 def all_to_bfloat16(gradients: Weights) -> Weights:
-    """By way of float32, as frameworks cast: a float64 next to a tie may be rounded to it first."""
-    return {leaf: to_bits(g.astype(np.float32), 8).astype(g.dtype) for leaf, g in gradients.items()}
+    return {leaf: to_bfloat16(g) for leaf, g in gradients.items()}
 
 
 def narrow_gradients(only: type) -> dict[str, Around]:
@@ -40,7 +39,7 @@ def narrow_gradients(only: type) -> dict[str, Around]:
     return {"train": around}
 
 
-of_scale = partial(Fault, rung="trajectory", place="plain SGD, step 01/parameters")
+of_scale = partial(Fault, rung="trajectory", place="SGD, step 01/parameters")
 
 GRADIENT = (
     of_scale(
@@ -57,7 +56,7 @@ GRADIENT = (
     Fault(
         name="gradients kept in bfloat16",
         rung="trajectory",
-        place="plain SGD, step 01/parameters",
+        place="SGD, step 01/parameters",
         seen="gradients of a model cast as a whole",
         around=narrow_gradients(np.float64),
     ),

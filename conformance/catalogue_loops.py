@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Edit, Fault, edited, recipe_changed
+from conformance.rounding import to_bfloat16
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -33,9 +34,15 @@ def one_key_for_all_runs(
 
 
 def averaging(
-    decay: Callable[[int, float], float], start: Callable[[np.ndarray], np.ndarray] = np.copy, late: int = 0
+    decay: Callable[[int, float], float],
+    start: Callable[[np.ndarray], np.ndarray] = np.copy,
+    late: int = 0,
+    kept: Callable[[np.ndarray, np.ndarray], np.ndarray] = lambda average, now: average,
 ) -> dict[str, Around]:
-    """An average of its own: `decay(step, the recipe's)` for steps from 1; `late` steps behind the weights."""
+    """An average of its own: `decay(step, the recipe's)` for steps from 1; `late` steps behind the weights.
+
+    `kept(average, now)` is what a leaf's average is kept as.
+    """
 
     def around(method: Around, config: ViTConfig, weights: Weights, images: Any, labels: Any, recipe: Recipe) -> Any:
         after = method(weights, images, labels, recipe.replace(ema_decay=None))
@@ -46,7 +53,7 @@ def averaging(
         averages = []
         for step in range(1, len(after) + 1):
             d, now = decay(step, recipe.ema_decay), course[step - 1]
-            average = {leaf: d * average[leaf] + (1 - d) * now[leaf] for leaf in now}
+            average = {leaf: kept(d * average[leaf] + (1 - d) * now[leaf], now[leaf]) for leaf in now}
             averages.append(average)
         return averages
 
@@ -147,6 +154,16 @@ LOOPS = (
         name="average's decay for its rest",
         seen="decay for 1 - decay, as in a momentum",
         around=averaging(lambda step, decay: 1 - growing(step, decay)),
+    ),
+    of_average(
+        name="vectors not averaged",
+        seen="a mask of ndim > 1, meant for weight decay",
+        around=averaging(growing, kept=lambda average, now: average if now.ndim > 1 else now),
+    ),
+    of_average(
+        name="average kept in bfloat16",
+        seen="averaged over parameters that were cast, or stored so to save memory",
+        around=averaging(growing, kept=lambda average, now: to_bfloat16(average)),
     ),
     # Evaluation
     # Where a near tie counts as wrong, the labels that are right show them first.

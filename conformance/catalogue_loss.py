@@ -96,6 +96,27 @@ def log_of_softmax(
     return value, p * (by_p - (p * by_p).sum(axis=-1, keepdims=True))
 
 
+def clipped_probabilities(
+    method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray, recipe: Recipe
+) -> Any:
+    """Probabilities kept from 0 and from 1: where one is held, no gradient goes through."""
+    least = mask.dtype.type(KERAS_EPSILON)
+    p = special.softmax(logits.astype(mask.dtype), axis=-1)
+    held = np.clip(p, least, 1 - least)
+    classes = logits.shape[-1]
+    smoothing = mask.dtype.type(recipe.label_smoothing)
+    targets = (1 - smoothing) * np.eye(classes, dtype=p.dtype)[labels] + smoothing / classes
+    share = (mask / mask.sum())[:, None]
+    by_p = np.where(p == held, -share * targets / held, 0)
+    gradient = p * (by_p - (p * by_p).sum(axis=-1, keepdims=True))
+    return -(share * targets * np.log(held)).sum(), gradient.astype(logits.dtype)
+
+
+def ties_are_right(method: Around, config: ViTConfig, logits: Any, labels: Any, mask: np.ndarray) -> Any:
+    own = np.take_along_axis(logits, labels[:, None], axis=-1)
+    return ((own[:, 0] >= logits.max(axis=-1)) * mask).sum() / mask.sum()
+
+
 of_smoothing = partial(Fault, rung="loss", place="loss, smoothing 0.1, whole batch, float64")
 of_loss = partial(Fault, rung="loss", place="loss, smoothing 0, whole batch, float64")
 of_padded_loss = partial(Fault, rung="loss", place="loss, smoothing 0, padded batch, float64")
@@ -152,6 +173,11 @@ LOSS = (
         seen="log(softmax + 1e-7), after Keras's epsilon",
         around={"loss": log_of_softmax},
     ),
+    of_loss(
+        name="probabilities clipped",
+        seen="Keras's categorical_crossentropy of probabilities, which it keeps within 1e-7 of 0 and of 1",
+        around={"loss": clipped_probabilities},
+    ),
     Fault(
         name="loss in the logits' half precision",
         rung="loss bfloat16",
@@ -179,5 +205,11 @@ METRIC = (
         name="accuracy off by a class",
         seen="labels that start at one",
         around={"accuracy": lambda m, c, z, y, k: m(z, (y + 1) % z.shape[-1], k)},
+    ),
+    of_metric(
+        name="a tie is right",
+        place="accuracy, every class alike",
+        seen="logits[label] >= logits.max(), as in in_top_k",
+        around={"accuracy": ties_are_right},
     ),
 )

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
-from conformance.retrain import Trained, one_gradient, retrained
-from conformance.rounding import to_bits
-from conformance.training import STEPS
+from conformance.retrain import Moments, Trained, one_gradient, retrained
+from conformance.rounding import to_bfloat16
+from conformance.training import SGD_STEPS
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
 
@@ -46,7 +46,7 @@ def weights_rounded(method: Around, weights: Weights, images: Array, labels: Arr
     """In float32 runs, master weights start from bfloat16."""
     if images.dtype != np.float32:
         return method(weights, images, labels, recipe)
-    return method({name: to_bits(x, 8) for name, x in weights.items()}, images, labels, recipe)
+    return method({name: to_bfloat16(x) for name, x in weights.items()}, images, labels, recipe)
 
 
 def unclipped_and_still(ending: str) -> dict[str, Around]:
@@ -89,36 +89,78 @@ def loss_afterwards(method: Around, weights: Weights, images: Array, labels: Arr
     return np.array(losses), after
 
 
-of_leaf = partial(Fault, rung="trajectory", place="plain SGD, step 01/parameters")
+class SchedulerFirst(Moments):
+    def rate(self, step: int) -> float:
+        return super().rate(step + 1)
+
+
+class DecayAtThePeak(Moments):
+    def decay(self, rate: float) -> float:
+        return super().decay(self.recipe.learning_rate)
+
+
+class RateInTheVelocity(Moments):
+    def by_velocity(self, weights: Weights, gradients: Weights, rate: float) -> Weights:
+        m, last = self.recipe.momentum, self.first
+        self.first = {leaf: (m * last.get(leaf, 0.0) - rate * g).astype(g.dtype) for leaf, g in gradients.items()}
+        return {leaf: weights[leaf] + v for leaf, v in self.first.items()}
+
+
+def stepping(optimizer: type[Moments]) -> dict[str, Around]:
+    return trained(partial(retrained, as_it_is, optimizer=optimizer))
+
+
+of_leaf = partial(Fault, rung="trajectory", place="SGD, step 01/parameters")
 
 TRAJECTORY = (
     Fault(
         name="optimizer forgotten half-way",
         rung="trajectory",
-        place=f"step {STEPS // 2 + 1:02}/parameters",
+        place=f"SGD, step {SGD_STEPS // 2 + 1:02}/parameters",
         seen="resumed from the parameters alone",
         around=trained(optimizer_forgotten),
     ),
     Fault(
         name="batches in another order",
         rung="trajectory",
-        place="plain SGD, step 02/loss",
+        place="SGD, step 02/loss",
         seen="another shuffling",
         around=trained(batches_swapped),
     ),
     Fault(
         name="a batch repeated",
         rung="trajectory",
-        place="plain SGD, step 04/loss",
+        place="SGD, step 04/loss",
         seen="an iterator that starts again",
         around=trained(batch_repeated),
     ),
     Fault(
         name="a rate of 1.01 times",
         rung="trajectory",
-        place="plain SGD, step 01/parameters",
+        place="SGD, step 01/parameters",
         seen="scaled for another batch size",
         around=recipe_changed("train", learning_rate=lambda r: 1.01 * r.learning_rate),
+    ),
+    Fault(
+        name="scheduler stepped first",
+        rung="trajectory",
+        place="SGD, step 01/parameters",
+        seen="scheduler.step() before optimizer.step(), as before PyTorch 1.1",
+        around=stepping(SchedulerFirst),
+    ),
+    Fault(
+        name="rate inside the velocity",
+        rung="trajectory",
+        place="SGD, step 02/parameters",
+        seen="Keras's and Caffe's SGD: old gradients keep the rate of their own step",
+        around=stepping(RateInTheVelocity),
+    ),
+    Fault(
+        name="decay at the highest rate",
+        rung="trajectory",
+        place="step 01/parameters",
+        seen="a decay of weight_decay · the peak rate, which no schedule moves",
+        around=stepping(DecayAtThePeak),
     ),
     Fault(
         name="not clipped in training",
@@ -163,7 +205,7 @@ TRAJECTORY = (
     Fault(
         name="loss after the step",
         rung="trajectory",
-        place="plain SGD, step 01/loss",
+        place="SGD, step 01/loss",
         seen="metrics of the updated state",
         around=trained(loss_afterwards),
     ),

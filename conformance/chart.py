@@ -245,7 +245,7 @@ def steps(rungs: Iterable[dict[str, Any]]) -> Curve | None:
         precision = rung["rung"].removeprefix("trajectory")
         for diff in rung["diffs"]:
             step, _, quantity = diff["tap"].partition("/")
-            run, _, number = step.rpartition("step ")  # plain SGD's steps are a run of their own
+            run, _, number = step.rpartition("step ")  # SGD's steps are a run of their own
             lines.setdefault(run + quantity + precision, []).append(diff | {"tap": f"step {number}"})
     courses = {name: diffs for name, diffs in lines.items() if len(diffs) > 1}  # one point, as a gradient's, is no line
     return curve([{"rung": name, "diffs": diffs} for name, diffs in courses.items()], LABELLED)

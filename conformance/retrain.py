@@ -28,12 +28,13 @@ def retrained(
     labels: np.ndarray,
     recipe: Recipe,
     kept: Callable[[Weights, Weights], Weights] = lambda before, after: after,
+    optimizer: Callable[[Recipe], "Moments"] | None = None,
 ) -> Trained:
     """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped.
 
-    `kept(before, after)` are the weights that the next step begins with.
+    `kept(before, after)` are the weights that the next step begins with; `optimizer` makes the steps.
     """
-    moments = Moments(recipe)
+    moments = (optimizer or Moments)(recipe)
     losses, after = [], []
     for step in range(len(images)):
         loss, gradients = one_gradient(method, weights, images[step], labels[step], recipe)
@@ -78,20 +79,30 @@ class Moments:
 
     def updated(self, weights: Weights, gradients: Weights, step: int) -> Weights:
         """The weights after the update of a step, counted from 0."""
-        r, rate, after = self.recipe, learning_rate(self.recipe, step), {}
+        r, rate, after = self.recipe, self.rate(step), {}
         if r.optimizer == "sgd":
-            self.first = {leaf: r.momentum * self.first.get(leaf, 0.0) + g for leaf, g in gradients.items()}
-            return {leaf: (weights[leaf] - rate * g).astype(g.dtype) for leaf, g in self.first.items()}
+            return self.by_velocity(weights, gradients, rate)
         for leaf, g in gradients.items():
             first = r.momentum * self.first.get(leaf, 0.0) + (1 - r.momentum) * g
             second = r.beta2 * self.second.get(leaf, 0.0) + (1 - r.beta2) * g**2
             self.first[leaf], self.second[leaf] = first, second
             unbiased = first / (1 - r.momentum ** (step + 1))
             root = np.sqrt(second / (1 - r.beta2 ** (step + 1)))
-            decay = r.weight_decay if leaf.endswith("kernel") else 0.0
-            move = unbiased / (root + r.epsilon) + decay * weights[leaf]
-            after[leaf] = (weights[leaf] - rate * move).astype(g.dtype)
+            decay = self.decay(rate) if leaf.endswith("kernel") else 0.0
+            after[leaf] = (weights[leaf] - rate * unbiased / (root + r.epsilon) - decay * weights[leaf]).astype(g.dtype)
         return after
+
+    def rate(self, step: int) -> float:
+        return learning_rate(self.recipe, step)
+
+    def decay(self, rate: float) -> float:
+        """The share of a kernel that a step at this rate takes off."""
+        return rate * self.recipe.weight_decay
+
+    def by_velocity(self, weights: Weights, gradients: Weights, rate: float) -> Weights:
+        """SGD as PyTorch and optax have it: the rate is that of the step, also for gradients before it."""
+        self.first = {leaf: self.recipe.momentum * self.first.get(leaf, 0.0) + g for leaf, g in gradients.items()}
+        return {leaf: (weights[leaf] - rate * v).astype(v.dtype) for leaf, v in self.first.items()}
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:

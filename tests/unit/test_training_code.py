@@ -66,7 +66,7 @@ def changing_gradients(change):
 
 def test_gradients_that_are_summed_are_seen(monkeypatch, compiled_anew):
     monkeypatch.setattr(TrainState, "apply_gradients", changing_gradients(lambda g: 4 * g))
-    assert first_failure("trajectory") == "plain SGD, step 01/parameters"
+    assert first_failure("trajectory") == "SGD, step 01/parameters"
 
 
 @pytest.mark.parametrize("rung", ["trajectory", "trajectory float32"])

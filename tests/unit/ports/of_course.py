@@ -1,5 +1,6 @@
 """For each known fault of the course of training, a port that has it in its code."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -79,22 +80,74 @@ def a_buffer(name: str) -> Target:
     return loaded(lambda model: model.get_parameter(name).requires_grad_(False))
 
 
+built = train.optimizer
+
+
+def optimized(optimizer: Callable[[Any, Any], torch.optim.Optimizer]) -> Target:
+    """Trained by another optimizer: `optimizer(recipe, model)`."""
+
+    def method(self: Any, *arguments: Any) -> Any:
+        with mock.patch.object(train, "optimizer", optimizer):
+            return sound(self, *arguments)
+
+    return doing(train=method)
+
+
 def at_rate_0(name: str) -> Target:
     """A leaf in a parameter group of its own, whose rate is 0."""
-    built = train.optimizer
 
-    def apart(recipe: Any, model: Any) -> Any:
+    def apart(recipe: Any, model: Any) -> torch.optim.Optimizer:
         optimizer, leaf = built(recipe, model), model.get_parameter(name)
         for group in optimizer.param_groups:
             group["params"] = [parameter for parameter in group["params"] if parameter is not leaf]
         optimizer.add_param_group({"params": [leaf], "lr": 0.0})
         return optimizer
 
-    def method(self: Any, *arguments: Any) -> Any:
-        with mock.patch.object(train, "optimizer", apart):
-            return sound(self, *arguments)
+    return optimized(apart)
 
-    return doing(train=method)
+
+def decaying_at_the_peak(recipe: Any, model: Any) -> torch.optim.Optimizer:
+    optimizer = built(dataclasses.replace(recipe, weight_decay=0.0), model)
+    kernels = optimizer.param_groups[0]["params"]
+
+    @torch.no_grad()
+    def decay(*_: Any) -> None:
+        for kernel in kernels:
+            kernel.mul_(1 - recipe.learning_rate * recipe.weight_decay)
+
+    optimizer.register_step_pre_hook(decay)
+    return optimizer
+
+
+class Velocity(torch.optim.SGD):
+    """v = m v - lr g, and then p = p + v."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for leaf in group["params"]:
+                v = self.state[leaf].get("v", torch.zeros_like(leaf))
+                self.state[leaf]["v"] = group["momentum"] * v - group["lr"] * leaf.grad
+                leaf.add_(self.state[leaf]["v"])
+
+
+def by_velocity(recipe: Any, model: Any) -> torch.optim.Optimizer:
+    if recipe.optimizer != "sgd":
+        return built(recipe, model)
+    return Velocity(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
+
+
+def scheduler_first(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
+    self.load(weights)
+    optimizer = train.optimizer(recipe, self.state)
+    scheduler = train.scheduler(recipe, optimizer, steps_per_epoch=1)
+    optimizer.register_step_pre_hook(lambda *_: scheduler.step())
+    losses, after = [], []
+    for batch, names in zip(images, labels, strict=True):
+        x, y = to_torch(batch, "cpu"), to_torch(names.astype(np.int64), "cpu")
+        losses.append(from_torch(train.train_step(self.model, optimizer, mock.Mock(), x, y, recipe, 0.0)))
+        after.append({name: leaf.copy() for name, leaf in self.read().items()})
+    return np.array(losses), after
 
 
 def stored_in_float32(self: Any, weights: Any, images: Array, labels: Array, *more: Any) -> Any:
@@ -127,6 +180,9 @@ COURSE: dict[str, Target] = {
     "batches in another order": in_order(lambda numbers: [0, 2, 1, *numbers[3:]]),
     "a batch repeated": in_order(second_twice),
     "a rate of 1.01 times": doing(train=faster),
+    "scheduler stepped first": doing(train=scheduler_first),
+    "rate inside the velocity": optimized(by_velocity),
+    "decay at the highest rate": optimized(decaying_at_the_peak),
     "not clipped in training": doing(train=clipped_late),
     "master weights from bfloat16": doing(train=from_bfloat16),
     "gradients summed over micro-batches": gradients(lambda g: 4 * g),

@@ -82,6 +82,18 @@ def of_probabilities(z: Tensor, y: Tensor, mask: Tensor, smoothing: float) -> Te
     return (each * mask).sum() / mask.sum()
 
 
+def of_held_probabilities(z: Tensor, y: Tensor, mask: Tensor, smoothing: float) -> Tensor:
+    targets = F.one_hot(y, z.shape[-1]).to(z.dtype) * (1 - smoothing) + smoothing / z.shape[-1]
+    p = z.softmax(dim=-1).clamp(1e-7, 1 - 1e-7)
+    return (-(targets * p.log()).sum(dim=-1) * mask).sum() / mask.sum()
+
+
+def tied(self: Any, logits: Any, labels: Any, mask: Any) -> float:
+    z, y = torch.tensor(logits), torch.tensor(labels)
+    hits = z.gather(1, y[:, None])[:, 0] >= z.amax(dim=1)
+    return float((hits * torch.tensor(mask)).sum() / mask.sum())
+
+
 LOSS: dict[str, Target] = {
     "labels not smoothed": loss(lambda z, y, mask, smoothing: (losses(z, y, 0.0) * mask).sum() / mask.sum()),
     "smoothing of the other classes only": loss(others_only),
@@ -91,11 +103,13 @@ LOSS: dict[str, Target] = {
     "loss of the wrong sign": loss(lambda z, y, mask, smoothing: -(losses(z, y, smoothing) * mask).sum() / mask.sum()),
     "z-loss added": loss(with_z),
     "logarithm of softmax and epsilon": loss(of_probabilities),
+    "probabilities clipped": loss(of_held_probabilities),
     "loss in the logits' half precision": loss(
         lambda z, y, mask, smoothing: (losses(z, y, smoothing) * mask).sum() / mask.sum()
     ),
     "padding counted in the accuracy": accuracy(lambda hits, mask: hits.mean()),
     "accuracy off by a class": doing(accuracy=wrong_labels),
+    "a tie is right": doing(accuracy=tied),
 }
 for count in (2, 4, 8):
     LOSS[f"mean of {count} devices' means"] = loss(loss_by_devices(count))
