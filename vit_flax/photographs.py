@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vit_flax.decode import decode
-from vit_flax.image_files import SUFFIXES
+from vit_flax.image_files import SUFFIXES, images_under
 from vit_flax.readers import DataError, existing_folder, find_batches, needs, read, read_batch
 from vit_flax.tables import read_table
 
@@ -37,7 +37,7 @@ def read_photographs(source: str | Path | None, count: int) -> Photographs:
         return _from_parquet(min(files, key=_test_first), count)
     if batches := find_batches(folder):
         return _from_batch(batches / "test_batch", count)
-    if files := sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+    if files := sorted(images_under(folder)):
         return _from_files(folder, files, count)
     raise DataError(f"{folder} holds no images that can be read: {LAYOUTS}")
 

@@ -110,6 +110,7 @@ def test_image_files_are_found_at_any_depth_and_in_any_case(tmp_path: Path) -> N
     (tmp_path / "b" / "c" / "z.Bmp").write_bytes(encoded(images[1], "BMP"))
     (tmp_path / "b" / "d.png").write_bytes(encoded(images[2]))
     (tmp_path / "b" / "notes.txt").write_text("not an image")
+    (tmp_path / "b" / "._d.png").write_bytes(b"what macOS leaves beside a file on other disks")
     np.testing.assert_array_equal(read_photographs(tmp_path, 3).images, images)
 
 
