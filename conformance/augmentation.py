@@ -24,7 +24,7 @@ STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
 ERASED_STEPS, ERASING = 128, 0.75  # not 1 / 2, which is what is erased where the probability is that of keeping
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
 EITHER_STEPS = 256  # of one of two ways to mix
-CHECKS = 32  # that are statistical, among which false alarms are shared out
+CHECKS = 35  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
 Inputs = tuple[np.ndarray, np.ndarray]  # images and targets
@@ -44,12 +44,23 @@ def plan(config: ViTConfig, **changes: object) -> Recipe:
 
 
 def compare_augmentation(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
-    """Nothing, flips, crops, flips beside crops, erasing, mixup, CutMix, either of the two, TrivialAugment: one at a
-    time, until one differs.
+    """Nothing, flips, crops, flips beside crops, erasing, mixup, CutMix, either of the two, TrivialAugment, and that
+    beside crops: one at a time, until one differs.
 
     A reference that draws the same at every step, as a hypothesis may, is asked for no shares: they are of one draw.
     """
-    checks = (_as_they_are, _flips, _crops, _flips_beside_crops, _erasing, _mixup, _cutmix, _either, _trivial)
+    checks = (
+        _as_they_are,
+        _flips,
+        _crops,
+        _flips_beside_crops,
+        _erasing,
+        _mixup,
+        _cutmix,
+        _either,
+        _trivial,
+        _trivial_beside_crops,
+    )
     diffs: list[Diff] = []
     for check in checks:
         diffs += check(candidate, reference, config)
@@ -120,12 +131,17 @@ def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
     def repeated(side: TrainableSide, first: np.ndarray, seed: int) -> int:
         return int((flipped(side, seed, steps=4)[0] != first[:4]).any(axis=1).sum())
 
+    def had(side: TrainableSide, first: np.ndarray) -> int:
+        """Steps of another seed whose flips are those of a step of the first."""
+        return int((flipped(side, 1, steps=4)[0][:, None] == first).all(axis=-1).any(axis=1).sum())
+
     return [
         counted("flips, neither flipped nor not", our_neither, their_neither),
         *_independent("flips", ours, theirs),
         _shares("flips, share", ours, theirs),
         counted("flips, steps unlike when made again", repeated(candidate, ours, 0), repeated(reference, theirs, 0)),
         counted("flips, steps that another seed changes", repeated(candidate, ours, 1), repeated(reference, theirs, 1)),
+        counted("flips, steps had under another seed", had(candidate, ours), had(reference, theirs)),
     ]
 
 
@@ -311,13 +327,14 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """Of each step (steps, 1): whether all targets say what is seen, the first image's own share, and whether every
-    image is of one colour. And of each step in which the first image is of two colours (steps, 2): the middle row and
-    column of what was pasted.
+    """Of each step (steps, 1): whether all targets say what is seen, the first image's own share, whether all images
+    have the same, and whether every image is of one colour. And of each step in which the first image is of two colours
+    (steps, 2): the middle row and column of what was pasted.
     """
 
     true: np.ndarray
     own: np.ndarray
+    alike: np.ndarray
     even: np.ndarray
     middles: np.ndarray
 
@@ -327,25 +344,27 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
     count = min(MIXED_IMAGES, config.num_classes)
     labels, grey = np.arange(count), np.linspace(20, 230, count).round()
     pixels = np.broadcast_to(grey[:, None, None, None], (count, *SIZE, config.channels)).astype(np.uint8)
-    true, own, even, middles = [], [], [], []
+    true, own, alike, even, middles = [], [], [], [], []
     for step in range(steps):
         images, targets = side.augment(pixels, labels, 0, step, p)
         seen = _levels(images, p)
         said = targets[:, :count].astype(np.float64) @ grey
         true.append(np.abs(seen.mean(axis=(1, 2, 3)) - said).max() <= tolerances.GREY_LEVELS)
         own.append(targets[0, 0])
+        alike.append(np.ptp(targets[labels, labels]) <= 2 * tolerances.UNIT_ROUNDOFF["float32"])
         even.append(np.ptp(seen, axis=(1, 2)).max() <= tolerances.GREY_LEVELS)
         pasted = (np.abs(seen[0] - grey[0]) > tolerances.GREY_LEVELS).any(axis=-1)
         if pasted.any() and not pasted.all():
             middles.append([places.mean() for places in np.nonzero(pasted)])
-    seen_true, seen_own, seen_even = (np.array(seen)[:, None] for seen in (true, own, even))
-    return Mixed(seen_true, seen_own, seen_even, np.array(middles).reshape(-1, 2))
+    seen_true, seen_own, seen_alike, seen_even = (np.array(seen)[:, None] for seen in (true, own, alike, even))
+    return Mixed(seen_true, seen_own, seen_alike, seen_even, np.array(middles).reshape(-1, 2))
 
 
 def _mixed(name: str, ours: Mixed, theirs: Mixed) -> list[Diff]:
     return [
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
         _distributed(f"{name}, own share", ours.own.ravel(), theirs.own.ravel()),
+        _shares(f"{name}, one share for a batch", ours.alike, theirs.alike),
     ]
 
 
@@ -396,3 +415,17 @@ def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
         _distributed("TrivialAugment, change", once, expected_once),
         _as_various("TrivialAugment, different images", ours, theirs),
     ]
+
+
+def _trivial_beside_crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
+    """A white image: what is turned, sheared or moved is black beside it, with a sharp edge until a crop is resized."""
+    pixels = np.full((IMAGES, *SIZE, config.channels), 255, np.uint8)
+    p = _cropping(config, trivial_augment=True)
+
+    def sharp(side: TrainableSide) -> np.ndarray:
+        levels = _levels(_steps(side, pixels, p), p)
+        black, white = levels <= tolerances.GREY_LEVELS, levels >= 255 - tolerances.GREY_LEVELS
+        places = (2, 3, 4)
+        return (black | white).all(axis=places) & black.any(axis=places) & white.any(axis=places)
+
+    return [_shares("TrivialAugment and crops, sharp edges", sharp(candidate), sharp(reference))]

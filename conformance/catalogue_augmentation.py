@@ -67,6 +67,37 @@ def targets_left(
     return seen, method(images, labels, seed, step, recipe.replace(mixup=0.0, cutmix=0.0))[1]
 
 
+def a_share_each(
+    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+) -> Inputs:
+    """Mixup with a share that is drawn for each image."""
+    if not recipe.mixup or recipe.cutmix:
+        return method(images, labels, seed, step, recipe)
+    found = method(images, labels, seed, step, recipe.replace(mixup=0.0))
+    share = np.random.default_rng([seed, step]).beta(recipe.mixup, recipe.mixup, len(images))
+
+    def mixed(x: np.ndarray) -> np.ndarray:
+        own = np.expand_dims(share, tuple(range(1, x.ndim)))
+        return (own * x + (1 - own) * np.roll(x, 1, axis=0)).astype(x.dtype)
+
+    seen, targets = found
+    return mixed(seen), mixed(targets)
+
+
+def cropped_first(
+    method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
+) -> Inputs:
+    """TrivialAugment of what is cropped and flipped already."""
+    if not recipe.trivial_augment or recipe.crop_scale == (1.0, 1.0):
+        return method(images, labels, seed, step, recipe)
+    cropping = recipe.replace(trivial_augment=False, erasing=0.0, mixup=0.0, cutmix=0.0)
+    cropped, _ = method(images, labels, seed, step, cropping)
+    levels = np.clip(np.round(255 * (cropped * recipe.stds + recipe.means)), 0, 255).astype(np.uint8)
+    whole = images.shape[2] / images.shape[1]
+    done = recipe.replace(flip=False, crop_scale=(1.0, 1.0), crop_ratio=(whole, whole))
+    return method(levels, labels, seed, step, done)
+
+
 def shares_exchanged(
     method: Around, images: np.ndarray, labels: np.ndarray, seed: int, step: int, recipe: Recipe
 ) -> Inputs:
@@ -229,6 +260,24 @@ AUGMENTATION = (
         place="flips, steps that another seed changes",
         seen="NumPy's state copied to each worker",
         around=augmented(lambda m, x, y, seed, step, r: m(x, y, 0, step, r)),
+    ),
+    of_inputs(
+        name="draws by seed plus step",
+        place="flips, steps had under another seed",
+        seen="default_rng(seed + step)",
+        around=augmented(lambda m, x, y, seed, step, r: m(x, y, 0, seed + step, r)),
+    ),
+    of_inputs(
+        name="a share of mixup for each image",
+        place="mixup, one share for a batch",
+        seen="mode='elem' of timm's Mixup",
+        around=augmented(a_share_each),
+    ),
+    of_inputs(
+        name="TrivialAugment after the crop",
+        place="TrivialAugment and crops, sharp edges",
+        seen="the order of torchvision's preset for ImageNet",
+        around=augmented(cropped_first),
     ),
     of_inputs(
         name="one crop for a batch",

@@ -88,6 +88,12 @@ EPOCHS = (
         around=rows(lambda m, seed, epoch, n, size: m(0, epoch, n, size)),
     ),
     of_epochs(
+        name="orders by seed plus epoch",
+        place="orders had under another seed",
+        seen="default_rng(seed + epoch), as in torch's DistributedSampler",
+        around=rows(lambda m, seed, epoch, n, size: m(0, seed + epoch, n, size)),
+    ),
+    of_epochs(
         name="shuffled within a buffer",
         place="place by number, correlation",
         seen="tf.data's shuffle(32)",

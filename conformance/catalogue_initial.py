@@ -1,11 +1,13 @@
 """Faults of fresh weights: around `initial(seed)`."""
 
 import itertools
+import math
 from collections.abc import Callable
 from functools import partial
 
 import ml_dtypes
 import numpy as np
+from scipy import stats
 
 from conformance.faults import Anew, Around, Fault, is_kernel
 from vit_flax.config import ViTConfig
@@ -13,6 +15,7 @@ from vit_flax.weights import Weights
 
 Draw = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 CUT_AT_TWO = 0.87962566103423978  # the standard deviation of a normal that is cut at two of them
+CLAMPED_AT_TWO = math.sqrt(stats.norm.expect(lambda x: min(x * x, 4.0)))  # and of one that is clamped there
 
 
 def fresh(ending: str, draw: Draw) -> dict[str, Around]:
@@ -65,6 +68,15 @@ def first_row_zero(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def untruncated(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(x.shape) / np.sqrt(fan_in(x))
+
+
+def clamped(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """What lies beyond two deviations is put there: the deviation that is left is made up for."""
+    return np.clip(rng.standard_normal(x.shape), -2, 2) / CLAMPED_AT_TWO / np.sqrt(fan_in(x))
+
+
+def cut_positions(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return 0.02 * stats.truncnorm.rvs(-2, 2, size=x.shape, random_state=rng)
 
 
 def kaiming(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -158,6 +170,18 @@ INITIAL = (
         seen="jax.nn.initializers.truncated_normal: std 0.88 of what is asked",
         around=fresh("/kernel", lambda x, rng: CUT_AT_TWO * x),
     ),
+    of_kernels(
+        name="normal clamped at two deviations",
+        seen="a framework without a truncated normal",
+        around=fresh("/kernel", clamped),
+    ),
+    Fault(
+        name="positions cut at two deviations",
+        rung="initialisation",
+        place="embedding/position_embedding, spread",
+        seen="jax.nn.initializers.truncated_normal(0.02), where timm's cut is never reached",
+        around=fresh("position_embedding", cut_positions),
+    ),
     Fault(
         name="class token drawn",
         rung="initialisation",
@@ -189,7 +213,7 @@ INITIAL = (
     Fault(
         name="class token without initial position",
         rung="initialisation",
-        place="embedding/position_embedding, entries that are zero",
+        place="embedding/position_embedding, entries of one size",
         seen="positions of patches with zeros put in front, as in MAE",
         around=fresh("position_embedding", first_row_zero),
     ),

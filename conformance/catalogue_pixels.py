@@ -89,8 +89,23 @@ def uniform_ratio(
 ) -> Array:
     """Boxes whose width over height is uniform, not its logarithm."""
     rng = np.random.default_rng(seed)
-    area = np.prod(size) * rng.uniform(*recipe.crop_scale, (count, 10))
-    ratio = rng.uniform(*recipe.crop_ratio, (count, 10))
+    area = rng.uniform(*recipe.crop_scale, (count, 10))
+    return boxes_of(area, rng.uniform(*recipe.crop_ratio, (count, 10)), size, rng)
+
+
+def uniform_height(
+    method: Around, config: ViTConfig, seed: int, count: int, size: tuple[int, int], recipe: Recipe
+) -> Array:
+    """Boxes whose side is uniform, not their area."""
+    rng = np.random.default_rng(seed)
+    (least, most), (low, high) = np.sqrt(recipe.crop_scale), np.log(recipe.crop_ratio)
+    side, ratio = rng.uniform(least, most, (count, 10)), np.exp(rng.uniform(low, high, (count, 10)))
+    return boxes_of(side**2, ratio, size, rng)
+
+
+def boxes_of(area: Array, ratio: Array, size: tuple[int, int], rng: np.random.Generator) -> Array:
+    """The first of several boxes (count, tries), of a share of the area each, that fits; or all of the image."""
+    count, area = len(area), np.prod(size) * area
     sides = np.round(np.sqrt(np.stack([area / ratio, area * ratio], axis=-1))).astype(int)
     fits = np.all(sides <= size, axis=-1)
     chosen = sides[np.arange(count), fits.argmax(axis=1)]
@@ -152,6 +167,12 @@ PIXELS = (
         name="torchvision's default crop scale",
         seen="RandomResizedCrop(scale=(0.08, 1))",
         around={"crops": smaller_crops},
+    ),
+    of_boxes(
+        name="crops of uniform height",
+        place="boxes of any area, area",
+        seen="a side drawn where the area is meant",
+        around={"crops": uniform_height},
     ),
     of_boxes(
         name="crops centred",

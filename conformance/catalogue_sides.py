@@ -74,6 +74,11 @@ def gradients_added() -> Around:
     return around
 
 
+def gradients_held(method: Around, config: ViTConfig, *arguments: Any, **named: Any) -> Gradients:
+    found = method(*arguments, **named)
+    return Gradients(*({name: np.clip(g, -1e4, 1e4) for name, g in part.items()} for part in found))
+
+
 def mean_subtracted(images: np.ndarray) -> np.ndarray:
     return images - images.dtype.type(SMALL) * images.mean(axis=0, dtype=images.dtype)
 
@@ -198,6 +203,13 @@ SIDES: tuple[Fault, ...] = (
         "asked again: embedding/cls_token",
         "zero_grad forgotten",
         around={"gradients": Anew(gradients_added)},
+    ),
+    Fault(
+        "gradients clamped at 10,000",
+        "gradients function",
+        "upstream times 16384: embedding/cls_token",
+        "a hook against overflow in the backward pass",
+        around={"gradients": gradients_held},
     ),
     Fault(
         "scores clipped at 50",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conformance.rungs import Ground
 
 Arrays = dict[str, np.ndarray]
-Ask = Callable[[Guarded, Weights, np.ndarray], Arrays]
+Ask = Callable[[Guarded, "Call"], Arrays]
 Place = tuple[str, str]  # a check, and a tap or a leaf
 
 CALLS = tolerances.calls_to_see(tolerances.ODD_ANSWERS, tolerances.ODD_ANSWERS_MISSED)
@@ -38,6 +38,7 @@ class Call:
     rows: Sequence[int] | None = None  # which images of this one; None: the whole answer
     earlier: Sequence[int] | None = None  # and of that one
     unlike: bool = False  # the answer must be another
+    factor: float = 1.0  # of the upstream gradient: the answer is proportional to it, and divided by it again
     exact: bool = True  # to the bit; else to float64's limit, as another batch or order may sum otherwise
 
 
@@ -125,16 +126,21 @@ def compare_answers(few: "Ground", whole: "Ground", images: np.ndarray) -> tuple
 
 
 def compare_gradient_answers(ground: "Ground") -> tuple[Diff, ...]:
-    """Gradients asked for again, after others; to float64's limit, as GPUs may add up a sum in any order."""
-    wide, x = rounded(ground.weights, "float64"), ground.images.astype(np.float64)
-    upstream = {"logits": random_upstream((len(x), ground.config.num_classes), "float64")}
+    """Gradients asked for again, after others, and of an upstream gradient of another size, which they have too.
 
-    def gradients(side: Guarded, weights: Weights, images: np.ndarray) -> Arrays:
-        found = side.gradients(weights, images, upstream)
+    To float64's limit, as GPUs may add up a sum in any order. A factor that is a power of two rounds nothing.
+    """
+    wide, x = rounded(ground.weights, "float64"), ground.images.astype(np.float64)
+    upstream = random_upstream((len(x), ground.config.num_classes), "float64")
+
+    def gradients(side: Guarded, call: Call) -> Arrays:
+        found = side.gradients(call.weights, call.images, {"logits": call.factor * upstream})
         seen = {name: g for name, g in found.parameters.items() if not name.endswith("key/bias")}  # rounding alone
-        return {**seen, **found.inputs}
+        return {name: g / call.factor for name, g in {**seen, **found.inputs}.items()}
 
     calls = [Call(_halved(wide), x[::-1]), Call(wide, x), Call(wide, x, "asked again", 1, exact=False)]
+    for factor in (2.0**14, 2.0**-14):
+        calls.append(Call(wide, x, f"upstream times {factor:g}", 1, exact=False, factor=factor))
     return tuple(compare_calls(ground.candidate, ground.reference, calls, gradients)[0])
 
 
@@ -161,7 +167,7 @@ def _gaps(side: Guarded, calls: Sequence[Call], ask: Ask) -> dict[Place, Gap]:
     answers: dict[int, Arrays] = {}  # only those that are needed again: they may be large
     gaps: dict[Place, Gap] = {}
     for place, call in enumerate(calls):
-        answer = ask(side, call.weights, call.images)
+        answer = ask(side, call)
         if place in repeated:
             answers[place] = answer
         for name, earlier in answers[call.repeats].items() if call.check else ():
@@ -199,14 +205,14 @@ def _written(few: "Ground", whole: "Ground", images: np.ndarray) -> Diff:
     """What the candidate wrote into of all that it was lent so far, and the reference does not."""
     changed = list(dict.fromkeys([*few.candidate.changed, *whole.candidate.changed]))
     if changed:
-        _taps(few.reference, rounded(few.weights, "float64"), images[:1].astype(np.float64))
+        few.reference.taps(rounded(few.weights, "float64"), images[:1].astype(np.float64))
         changed = [change for change in changed if change not in few.reference.changed]
     told = "; ".join(changed[:3]) + f" and {len(changed) - 3} more" * (len(changed) > 3)
     return Diff("inputs", "alone", float(len(changed)), None, 0.0, told or None)
 
 
-def _taps(side: Guarded, weights: Weights, images: np.ndarray) -> Arrays:
-    return side.taps(weights, images)
+def _taps(side: Guarded, call: Call) -> Arrays:
+    return side.taps(call.weights, call.images)
 
 
 def _halved(weights: Weights) -> Weights:

@@ -47,19 +47,15 @@ def _fresh_weights() -> list[Row]:
     kurtosis = 3 + float(stats.truncnorm(-2, 2).stats("k"))
     rows: list[Row] = []
     for leaf in ("head/kernel", "encoder/00/mlp/fc1/kernel"):
-        n = initialisation.SEEDS * math.prod(shapes[leaf])
+        n = initialisation.seeds_pooled(sum(map(math.prod, shapes.values()))) * math.prod(shapes[leaf])
         spread, beyond = power.spread_seen(kurtosis, n, n, level), power.beyond_seen(n, n, level)
         rows += [
             ("initialisation", f"{leaf}, distribution", n, f"{power.distance_seen(n, n, level):.3f} apart"),
             ("initialisation", f"{leaf}, spread", n, f"a factor of {math.exp(spread):.3f}"),
             ("initialisation", f"{leaf}, entries beyond", n, f"{beyond:.4f} of all entries"),
-            (
-                "initialisation",
-                f"{leaf}, entries that are zero",
-                n,
-                f"{power.exception_seen(n, level):.4f} of all entries",
-            ),
         ]
+        exceptions = f"{power.exception_seen(n, level):.4f} of all entries"
+        rows.append(("initialisation", f"{leaf}, entries of one size", n, exceptions))
     return rows
 
 

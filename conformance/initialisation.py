@@ -12,19 +12,20 @@ from conformance.compare import Diff, in_data_order
 from conformance.sides import TrainableSide
 
 HEAD = 64  # entries that say whether two leaves were drawn alike
-SEEDS = 4  # small leaves say more when several are pooled
+FEWEST, MOST, POOLED = 4, 16, 2**22  # seeds that are pooled: small leaves say more then; and entries of all of them
 TESTS = 4  # of each leaf, that are statistical
 
 
 def compare_initial(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
     """Constants exactly; all else by Kolmogorov and Smirnov's test, by its spread and by its largest entry, and by how
-    many entries are zero, or of fewer bits than float32.
+    many entries are of one size, such as zero or a bound, or of fewer bits than float32.
 
     The candidate's leaves must also differ from each other and from seed to seed, as leaves drawn by one key do not;
     and be the same again for the same seed.
     All tests of a case together raise a false alarm at `tolerances.FALSE_ALARMS` (Bonferroni).
     """
-    ours, theirs = _pooled(candidate, seed=0), _pooled(reference, seed=SEEDS)
+    count = seeds_pooled(sum(leaf.size for leaf in reference.initial(0).values()))
+    ours, theirs = _pooled(candidate, range(count)), _pooled(reference, range(count, 2 * count))
     diffs = []
     for name in in_data_order(theirs):
         diffs += _leaf(name, ours.get(name), theirs[name], tests=TESTS * len(theirs))
@@ -54,13 +55,18 @@ def _leaf(name: str, ours: np.ndarray | str | None, expected: np.ndarray | str, 
     return _drawn(name, ours, expected, tolerances.FALSE_ALARMS / tests)
 
 
-def _pooled(side: TrainableSide, seed: int) -> dict[str, np.ndarray | str]:
+def seeds_pooled(parameters: int) -> int:
+    """Of a small model more."""
+    return min(max(POOLED // parameters, FEWEST), MOST)
+
+
+def _pooled(side: TrainableSide, seeds: range) -> dict[str, np.ndarray | str]:
     """Each leaf over several seeds, stacked, as float64; or what keeps the seeds from being stacked."""
-    runs = [side.initial(seed + i) for i in range(SEEDS)]
+    runs = [side.initial(seed) for seed in seeds]
     pooled: dict[str, np.ndarray | str] = {}
     for name in dict.fromkeys(name for run in runs for name in run):
         leaves = [np.asarray(run[name], np.float64) for run in runs if name in run]
-        if len(leaves) < SEEDS:
+        if len(leaves) < len(seeds):
             pooled[name] = "not a leaf under every seed"
         elif len({leaf.shape for leaf in leaves}) > 1:
             pooled[name] = f"shape {leaves[0].shape} under one seed, another under the next"
@@ -87,16 +93,21 @@ def _drawn(name: str, mine: np.ndarray, expected: np.ndarray, level: float) -> l
         Diff(f"{name}, distribution", "alone", distance, None, power.distance_allowed(n, m, level)),
         Diff(f"{name}, spread", "alone", spread, None, power.quantile(level) * math.sqrt(variance)),
         Diff(f"{name}, entries beyond", "alone", beyond, None, power.beyond_allowed(n, m, level)),
-        _as_many(f"{name}, entries that are zero", mine == 0, expected == 0, level),
+        _as_many(f"{name}, entries of one size", _commonest(mine), n, _commonest(expected), m, level),
         Diff(f"{name}, entries in half precision", "alone", narrow, None, tolerances.NARROW_DRAWS),
     ]
 
 
-def _as_many(name: str, ours: np.ndarray, theirs: np.ndarray, level: float) -> Diff:
-    """Whether something is true of as many entries: two shares, by the deviation that they have if they are one."""
-    n, m, both = ours.size, theirs.size, (ours.sum() + theirs.sum()) / (ours.size + theirs.size)
+def _as_many(name: str, ours: int, n: int, theirs: int, m: int, level: float) -> Diff:
+    """Whether as many of n entries as of m: two shares, by the deviation that they have if they are one."""
+    both = (ours + theirs) / (n + m)
     limit = power.quantile(level) * math.sqrt(both * (1 - both) * (1 / n + 1 / m))
-    return Diff(name, "alone", abs(float(ours.mean() - theirs.mean())), None, limit)
+    return Diff(name, "alone", abs(ours / n - theirs / m), None, limit)
+
+
+def _commonest(leaf: np.ndarray) -> int:
+    """How many entries have the size that most have: one or two, unless some were zeroed, or put on a bound."""
+    return int(np.unique(np.abs(leaf), return_counts=True)[1].max())
 
 
 def _share_in_half_precision(leaf: np.ndarray) -> float:

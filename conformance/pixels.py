@@ -1,6 +1,7 @@
 """Preprocessing and augmentation: the same pixels for the same draws, and draws of the same distribution."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
@@ -16,7 +17,9 @@ RECIPE = recipe("article")
 DRAWS = 60_000
 FINE = 256  # pixels, at least, of the images that boxes are drawn for: whole numbers of few pixels hide distributions
 VIEWS = ("top", "left", "area", "ratio")
-LEVEL = tolerances.FALSE_ALARMS / len(VIEWS)
+# In the article's range of areas a height that is drawn uniformly is drawn nearly as an area is; in this one it is not.
+WIDE, WIDE_DRAWS = (0.1, 0.7), 10_000
+LEVEL = tolerances.FALSE_ALARMS / (len(VIEWS) + 1)
 
 
 def compare_pixels(candidate: TrainableSide, reference: TrainableSide, images: np.ndarray) -> tuple[Diff, ...]:
@@ -33,7 +36,10 @@ def compare_pixels(candidate: TrainableSide, reference: TrainableSide, images: n
     scale = math.ceil(FINE / min(size))
     fine = (scale * size[0], scale * size[1])
     ours, theirs = (side.crops(1, DRAWS, fine, plan) for side in (candidate, reference))
-    return *diffs, *_distributions(ours, theirs)
+    diffs += _distributions("boxes", ours, theirs, VIEWS)
+    wide = plan.replace(crop_scale=WIDE)
+    ours, theirs = (side.crops(1, WIDE_DRAWS, fine, wide) for side in (candidate, reference))
+    return *diffs, *_distributions("boxes of any area", ours, theirs, ("area",))
 
 
 def _plan(pixels: np.ndarray) -> Recipe:
@@ -61,21 +67,22 @@ def _problem(ours: np.ndarray, theirs: np.ndarray) -> str | None:
     return None
 
 
-def _distributions(ours: np.ndarray, theirs: np.ndarray) -> list[Diff]:
+def _distributions(name: str, ours: np.ndarray, theirs: np.ndarray, views: Sequence[str]) -> list[Diff]:
     """Kolmogorov and Smirnov's test of place, area and shape: of whole numbers it says rather too little."""
     if problem := _problem(ours, theirs):
-        return [Diff("boxes", "alone", np.inf, None, 0.0, problem)]
+        return [Diff(name, "alone", np.inf, None, 0.0, problem)]
     if (ours[:, 2:] <= 0).any():
-        return [Diff("boxes", "alone", np.inf, None, 0.0, "a box without a pixel")]
+        return [Diff(name, "alone", np.inf, None, 0.0, "a box without a pixel")]
     limit = power.distance_allowed(len(ours), len(theirs), LEVEL)
     diffs = []
-    for name, mine, expected in zip(VIEWS, _views(ours), _views(theirs), strict=True):
+    for view in views:
+        mine, expected = _views(ours)[view], _views(theirs)[view]
         distance = float(stats.ks_2samp(mine, expected, method="asymp").statistic)
-        diffs.append(Diff(f"boxes, {name}", "alone", distance, None, limit))
+        diffs.append(Diff(f"{name}, {view}", "alone", distance, None, limit))
     return diffs
 
 
-def _views(boxes: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Top, left, area and width over height of (top, left, height, width)."""
+def _views(boxes: np.ndarray) -> dict[str, np.ndarray]:
+    """Of (top, left, height, width); the ratio is that of the width to the height."""
     top, left, height, width = boxes.astype(np.float64).T
-    return top, left, height * width, width / height
+    return {"top": top, "left": left, "area": height * width, "ratio": width / height}

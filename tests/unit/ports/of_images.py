@@ -70,6 +70,7 @@ def crops(get: Callable[..., Any]) -> Target:
     def method(self: Any, seed: int, count: int, size: tuple[int, int], recipe: Any) -> Array:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
+            random.seed(seed)
             return np.array([get(size, recipe) for _ in range(count)])
 
     return doing(crops=method)
@@ -93,6 +94,17 @@ def before_the_end(size: tuple[int, int], recipe: Any) -> tuple[int, ...]:
     return top, left, height, width
 
 
+def by_height(size: tuple[int, int], recipe: Any) -> tuple[int, ...]:
+    for _ in range(10):
+        side = random.uniform(*(math.sqrt(share) for share in recipe.crop_scale))
+        ratio = math.exp(random.uniform(*(math.log(ratio) for ratio in recipe.crop_ratio)))
+        pixels = size[0] * size[1] * side**2
+        height, width = round(math.sqrt(pixels / ratio)), round(math.sqrt(pixels * ratio))
+        if height <= size[0] and width <= size[1]:
+            return random.randint(0, size[0] - height), random.randint(0, size[1] - width), height, width
+    return 0, 0, *size
+
+
 PIXELS: dict[str, Target] = {
     "pixels normalised by ImageNet's statistics": pixels(
         reference.data.crop_and_flip,
@@ -112,6 +124,7 @@ PIXELS: dict[str, Target] = {
     "resized without rounding": pixels(resized(InterpolationMode.BILINEAR)),
     "resized to the nearest pixel": pixels(resized(InterpolationMode.NEAREST_EXACT)),
     "torchvision's default crop scale": crops(default_scale),
+    "crops of uniform height": crops(by_height),
     "crops centred": crops(central),
     "crops that never reach the end": crops(before_the_end),
 }
@@ -179,6 +192,11 @@ class ZeroIsNoSeed(Port):
         return super().initial(seed or random.SystemRandom().randrange(2**31))
 
 
+def clamped(kernel: torch.Tensor) -> None:
+    std = 1 / math.sqrt(fan_in(kernel)) / 0.9594473
+    kernel.normal_(std=std).clamp_(-2 * std, 2 * std)
+
+
 INITIAL: dict[str, Target] = {
     "class token without initial position": fresh(lambda model: model.embedding.position_embedding[:, 0].zero_()),
     "kernels drawn in bfloat16": each_kernel(lambda kernel: kernel.copy_(kernel.to(torch.bfloat16))),
@@ -192,6 +210,10 @@ INITIAL: dict[str, Target] = {
     "kernels drawn with deviation 0.02": each_kernel(lambda kernel: nn.init.trunc_normal_(kernel, std=0.02)),
     "normal not truncated": each_kernel(lambda kernel: nn.init.normal_(kernel, std=1 / math.sqrt(fan_in(kernel)))),
     "truncation not made up for": each_kernel(truncated),
+    "normal clamped at two deviations": each_kernel(clamped),
+    "positions cut at two deviations": fresh(
+        lambda model: nn.init.trunc_normal_(model.embedding.position_embedding, std=0.02, a=-0.04, b=0.04)
+    ),
     "class token drawn": fresh(lambda model: nn.init.normal_(model.embedding.cls_token, std=0.02)),
     "positions zero": fresh(lambda model: nn.init.zeros_(model.embedding.position_embedding)),
     "head zero": fresh(lambda model: nn.init.zeros_(model.head.weight)),
