@@ -141,6 +141,11 @@ LOOPS = (
         around=averaging(lambda step, decay: growing(step - 1, decay)),
     ),
     of_average(
+        name="average begun at the first step",
+        seen="EMAModel of diffusers: a decay of 0, then of the step before",
+        around=averaging(lambda step, decay: growing(step - 1, decay) if step > 1 else 0.0),
+    ),
+    of_average(
         name="average a step behind",
         seen="averaged before the update",
         around=averaging(growing, late=1),

@@ -204,6 +204,12 @@ SCHEDULE = (
         around=rates(cosine_with_a_floor),
     ),
     of_schedule(
+        name="steps counted in bfloat16",
+        place="cosine, 100 of 1000 steps to warm up",
+        seen="a step that is cast as parameters are: from 256 on 1 is lost in it",
+        around=rates(lambda found, recipe: found[np.minimum(np.arange(recipe.epochs), 256)]),
+    ),
+    of_schedule(
         name="rates in float32",
         seen="optax's schedules, whose steps are int32, without jax_enable_x64",
         around=rates(lambda found, recipe: found.astype(np.float32).astype(found.dtype)),

@@ -199,6 +199,7 @@ RUNGS = (
         lambda g: compare_trajectory(g.candidate, g.reference, g.config, g.weights, g.images),
         "train",
         needs=("loss", "gradients float64", "clipping", "schedule", "optimizer"),
+        in_order=True,
     ),
     _training_rung(
         "trajectory float32",
@@ -214,6 +215,7 @@ RUNGS = (
         lambda g: compare_averages(g.candidate, g.reference, g.config, g.weights, g.images),
         "averages",
         needs=("trajectory",),
+        in_order=True,
     ),
     _training_rung("evaluation", _evaluation, "evaluate", needs=("float64", "metric")),
 )

@@ -144,7 +144,8 @@ def _lopsided(weights: Weights) -> Weights:
 def compare_schedule(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
     """The rate of every step, relative to the highest."""
     diffs = []
-    for plan in (PLAN, PLAN.replace(warmup_epochs=0.0), PLAN.replace(schedule="constant")):
+    long = PLAN.replace(epochs=1000, warmup_epochs=100.0)  # more steps than half precision counts
+    for plan in (PLAN, PLAN.replace(warmup_epochs=0.0), PLAN.replace(schedule="constant"), long):
         name = f"{plan.schedule}, {plan.warmup_epochs:g} of {plan.epochs} steps to warm up"
         diffs.append(differ(name, "alone", candidate.rates(plan), reference.rates(plan)))
     return tuple(diffs)

@@ -110,6 +110,21 @@ def test_nothing_is_named_for_the_first_taps_of_a_rung_that_goes_in_order(ground
     assert found.findings == ()
 
 
+class HeldForAStep(Twin):
+    """An average that is the parameters after the first step, and stays so."""
+
+    def averages(self, weights, images, labels, recipe):
+        after = super().averages(weights, images, labels, recipe.replace(ema_decay=None))
+        return after if recipe.ema_decay is None else [after[0] for _ in after]
+
+
+def test_nothing_is_named_for_the_first_steps_of_a_course(ground):
+    """After the first step it is as if no average were taken; later ones tell that this is not so."""
+    found = against(ground, lambda config: HeldForAStep(config, "cpu"), rung="average")
+
+    assert found.text == "no known cause explains it"
+
+
 def test_two_causes_in_two_layers_are_told_apart(ground):
     found = against(ground, coded(one_norm_with_another_epsilon_and_one_layer_with_the_other_gelu))
 

@@ -263,6 +263,14 @@ def linear_lr(self: Any, recipe: Any) -> np.ndarray:
     return np.array(found)
 
 
+def counted_in_bfloat16(self: Any, recipe: Any) -> np.ndarray:
+    step, found = torch.zeros((), dtype=torch.bfloat16), []
+    for _ in range(recipe.epochs):
+        found.append(sound(recipe, int(step)))
+        step += 1
+    return np.array(found)
+
+
 SCHEDULE: dict[str, Target] = {
     "schedule a step late": rates(lambda recipe, step: sound(recipe, max(step - 1, 0))),
     "schedule a step early": rates(lambda recipe, step: sound(recipe, step + 1)),
@@ -275,6 +283,7 @@ SCHEDULE: dict[str, Target] = {
         lambda recipe, step: (step - round(recipe.warmup_epochs)) / (recipe.epochs - round(recipe.warmup_epochs)), 0.1
     ),
     "cosine with a floor": rates(clamped),
+    "steps counted in bfloat16": doing(rates=counted_in_bfloat16),
     "rates in float32": doing(rates=optaxes),
     "no warm-up": rates(lambda recipe, step: sound(recipe.replace(warmup_epochs=0.0), step)),
 }
