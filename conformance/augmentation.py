@@ -418,14 +418,18 @@ def _trivial(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
 
 
 def _trivial_beside_crops(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> list[Diff]:
-    """A white image: what is turned, sheared or moved is black beside it, with a sharp edge until a crop is resized."""
+    ours, theirs = (sharp_edges(side, config) for side in (candidate, reference))
+    return [_shares("TrivialAugment and crops, sharp edges", ours, theirs)]
+
+
+def sharp_edges(side: TrainableSide, config: ViTConfig) -> np.ndarray:
+    """Which white images, by step and image, have a sharp black edge after TrivialAugment and a crop.
+
+    What is turned, sheared or moved is black beside the image, with a sharp edge until a crop of it is resized.
+    """
     pixels = np.full((IMAGES, *SIZE, config.channels), 255, np.uint8)
     p = _cropping(config, trivial_augment=True)
-
-    def sharp(side: TrainableSide) -> np.ndarray:
-        levels = _levels(_steps(side, pixels, p), p)
-        black, white = levels <= tolerances.GREY_LEVELS, levels >= 255 - tolerances.GREY_LEVELS
-        places = (2, 3, 4)
-        return (black | white).all(axis=places) & black.any(axis=places) & white.any(axis=places)
-
-    return [_shares("TrivialAugment and crops, sharp edges", sharp(candidate), sharp(reference))]
+    levels = _levels(_steps(side, pixels, p), p)
+    black, white = levels <= tolerances.GREY_LEVELS, levels >= 255 - tolerances.GREY_LEVELS
+    places = (2, 3, 4)
+    return (black | white).all(axis=places) & black.any(axis=places) & white.any(axis=places)

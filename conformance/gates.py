@@ -38,7 +38,11 @@ def table() -> str:
 def _boxes() -> list[Row]:
     n = pixels.DRAWS
     seen = power.distance_seen(n, n, pixels.LEVEL)
-    return [("pixels", "boxes: place, area, ratio", n, f"distributions {seen:.3f} apart")]
+    wide = power.distance_seen(pixels.WIDE_DRAWS, pixels.WIDE_DRAWS, pixels.LEVEL)
+    return [
+        ("pixels", "boxes: place, area, ratio", n, f"distributions {seen:.3f} apart"),
+        ("pixels", "boxes of any area", pixels.WIDE_DRAWS, f"distributions {wide:.3f} apart"),
+    ]
 
 
 def _fresh_weights() -> list[Row]:
@@ -94,6 +98,7 @@ def _augmentation() -> list[Row]:
         ("augmentation", "flips, share", n, f"{share:.3f} of 0.5"),
         ("augmentation", "flips, neighbours alike", pairs, f"{fate:.3f} of 0.5"),
         ("augmentation", "targets that do not say what is seen", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),
+        ("augmentation", "mixup, a share for each image", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),
         ("augmentation", "own share of mixup and CutMix", a.MIXED_STEPS, f"distributions {own:.2f} apart"),
         ("augmentation", "share of mixup, of the two", a.EITHER_STEPS, f"{either:.2f} of 0.5"),
         *(
@@ -155,12 +160,15 @@ def _trivial_augment() -> list[Row]:
     changes = n * 3 // 4
     distance = power.distance_seen(changes, changes, a.LEVEL)
     found, once = a.different(a.trivially_augmented(Twin(CONFIG, "cpu"), a.noise(1, CONFIG), CONFIG))
+    edges = float(a.sharp_edges(Twin(CONFIG, "cpu"), CONFIG).mean())
+    sharp = power.share_seen(edges, n, n, a.LEVEL, known=a.IMAGES)
     fewer = power.deviations_seen(a.LEVEL) * math.sqrt(2 * once)
     return [
         ("augmentation", "TrivialAugment, images left as they are", n, f"{left:.3f} of 0.25"),
         ("augmentation", "TrivialAugment, neighbours alike", pairs, f"{fate:.3f} of {1 / 16:.3f}"),
         ("augmentation", "TrivialAugment, change", changes, f"distributions {distance:.3f} apart"),
         ("augmentation", "TrivialAugment, different images", n, f"{fewer:.0f} of {found}"),
+        ("augmentation", "TrivialAugment and crops, sharp edges", n, f"{sharp:.3f} of {edges:.3f}"),
     ]
 
 
