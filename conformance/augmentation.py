@@ -429,7 +429,6 @@ def sharp_edges(side: TrainableSide, config: ViTConfig) -> np.ndarray:
     """
     pixels = np.full((IMAGES, *SIZE, config.channels), 255, np.uint8)
     p = _cropping(config, trivial_augment=True)
-    levels = _levels(_steps(side, pixels, p), p)
+    levels = _levels(_steps(side, pixels, p), p).reshape(STEPS, IMAGES, -1)
     black, white = levels <= tolerances.GREY_LEVELS, levels >= 255 - tolerances.GREY_LEVELS
-    places = (2, 3, 4)
-    return (black | white).all(axis=places) & black.any(axis=places) & white.any(axis=places)
+    return np.asarray((black | white).all(axis=-1) & black.any(axis=-1) & white.any(axis=-1))
