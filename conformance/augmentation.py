@@ -24,6 +24,7 @@ STEPS, IMAGES = 64, 32  # of flips and crops, of which each image has its own
 ERASED_STEPS, ERASING = 128, 0.75  # not 1 / 2, which is what is erased where the probability is that of keeping
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
 EITHER_STEPS = 256  # of one of two ways to mix
+EDGE_STEPS = 32  # of TrivialAugment beside crops
 CHECKS = 35  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
@@ -429,6 +430,6 @@ def sharp_edges(side: TrainableSide, config: ViTConfig) -> np.ndarray:
     """
     pixels = np.full((IMAGES, *SIZE, config.channels), 255, np.uint8)
     p = _cropping(config, trivial_augment=True)
-    levels = _levels(_steps(side, pixels, p), p).reshape(STEPS, IMAGES, -1)
+    levels = _levels(_steps(side, pixels, p, EDGE_STEPS), p).reshape(EDGE_STEPS, IMAGES, -1)
     black, white = levels <= tolerances.GREY_LEVELS, levels >= 255 - tolerances.GREY_LEVELS
     return np.asarray((black | white).all(axis=-1) & black.any(axis=-1) & white.any(axis=-1))

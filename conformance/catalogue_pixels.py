@@ -170,7 +170,7 @@ PIXELS = (
     ),
     of_boxes(
         name="crops of uniform height",
-        place="boxes of any area, area",
+        place="boxes*, area",
         seen="a side drawn where the area is meant",
         around={"crops": uniform_height},
     ),

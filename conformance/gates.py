@@ -161,14 +161,15 @@ def _trivial_augment() -> list[Row]:
     distance = power.distance_seen(changes, changes, a.LEVEL)
     found, once = a.different(a.trivially_augmented(Twin(CONFIG, "cpu"), a.noise(1, CONFIG), CONFIG))
     edges = float(a.sharp_edges(Twin(CONFIG, "cpu"), CONFIG).mean())
-    sharp = power.share_seen(edges, n, n, a.LEVEL, known=a.IMAGES)
+    white = a.EDGE_STEPS * a.IMAGES
+    sharp = power.share_seen(edges, white, white, a.LEVEL, known=a.IMAGES)
     fewer = power.deviations_seen(a.LEVEL) * math.sqrt(2 * once)
     return [
         ("augmentation", "TrivialAugment, images left as they are", n, f"{left:.3f} of 0.25"),
         ("augmentation", "TrivialAugment, neighbours alike", pairs, f"{fate:.3f} of {1 / 16:.3f}"),
         ("augmentation", "TrivialAugment, change", changes, f"distributions {distance:.3f} apart"),
         ("augmentation", "TrivialAugment, different images", n, f"{fewer:.0f} of {found}"),
-        ("augmentation", "TrivialAugment and crops, sharp edges", n, f"{sharp:.3f} of {edges:.3f}"),
+        ("augmentation", "TrivialAugment and crops, sharp edges", white, f"{sharp:.3f} of {edges:.3f}"),
     ]
 
 
