@@ -213,7 +213,7 @@ INITIAL = (
     Fault(
         name="class token without initial position",
         rung="initialisation",
-        place="embedding/position_embedding, entries of one size",
+        place="embedding/position_embedding, *",
         seen="positions of patches with zeros put in front, as in MAE",
         around=fresh("position_embedding", first_row_zero),
     ),
