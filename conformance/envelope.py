@@ -74,7 +74,8 @@ def _first_gradient(
     def of(side: TrainableSide, dtype: type[np.floating]) -> np.ndarray:
         before = {leaf: value.astype(dtype) for leaf, value in weights.items()}
         _, [after] = side.train(before, batches[:1].astype(dtype), labels[:1], STEEP)
-        return np.concatenate([(after[leaf] / -STEEP.learning_rate).reshape(-1) for leaf in before])
+        # A leaf that one side lacks makes its row shorter, and `measure` says so.
+        return np.concatenate([(after[leaf] / -STEEP.learning_rate).reshape(-1) for leaf in before if leaf in after])
 
     ours, theirs, truth = of(candidate, np.float32), of(reference, np.float32), of(reference, np.float64)
     tokens = batches.shape[1] * (config.num_patches + 1)  # that a parameter's gradient sums over

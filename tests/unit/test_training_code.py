@@ -69,6 +69,17 @@ def test_gradients_that_are_summed_are_seen(monkeypatch, compiled_anew):
     assert first_failure("trajectory") == "SGD, step 01/parameters"
 
 
+def test_a_leaf_that_is_not_trained_is_told_and_no_crash():
+    class Lacking(Twin):
+        def train(self, *arguments):
+            losses, after = super().train(*arguments)
+            return losses, [{leaf: x for leaf, x in now.items() if leaf != "norm/bias"} for now in after]
+
+    diffs = BY_NAME["trajectory float32"].climb(dataclasses.replace(ground(), target=lambda c: Lacking(c, "cpu")))
+    assert [diff.tap for diff in diffs if not diff.passes] == ["step 01/gradient"]
+    assert "shape" in next(diff.problem for diff in diffs if not diff.passes)
+
+
 @pytest.mark.parametrize("rung", ["trajectory", "trajectory float32"])
 def test_gradients_in_bfloat16_are_seen(monkeypatch, compiled_anew, rung):
     narrow = changing_gradients(lambda g: jax.lax.reduce_precision(g, exponent_bits=8, mantissa_bits=7))
