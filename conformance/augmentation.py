@@ -132,6 +132,10 @@ def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
     def repeated(side: TrainableSide, first: np.ndarray, seed: int) -> int:
         return int((flipped(side, seed, steps=4)[0] != first[:4]).any(axis=1).sum())
 
+    def come_again(flips: np.ndarray) -> int:
+        """Steps whose flips are those of a step before."""
+        return len(flips) - len(np.unique(flips, axis=0))
+
     def had(side: TrainableSide, first: np.ndarray) -> int:
         """Steps of another seed whose flips are those of a step of the first."""
         return int((flipped(side, 1, steps=4)[0][:, None] == first).all(axis=-1).any(axis=1).sum())
@@ -140,6 +144,7 @@ def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
         counted("flips, neither flipped nor not", our_neither, their_neither),
         *_independent("flips", ours, theirs),
         _shares("flips, share", ours, theirs),
+        counted("flips, steps had before", come_again(ours), come_again(theirs)),
         counted("flips, steps unlike when made again", repeated(candidate, ours, 0), repeated(reference, theirs, 0)),
         counted("flips, steps that another seed changes", repeated(candidate, ours, 1), repeated(reference, theirs, 1)),
         counted("flips, steps had under another seed", had(candidate, ours), had(reference, theirs)),

@@ -208,7 +208,12 @@ RUNGS = (
         needs=("trajectory",),
     ),
     _training_rung("epochs", lambda g: compare_epochs(g.candidate, g.reference), "epoch_rows"),
-    _training_rung("augmentation", lambda g: compare_augmentation(g.candidate, g.reference, g.config), "augment"),
+    _training_rung(
+        "augmentation",
+        lambda g: compare_augmentation(g.candidate, g.reference, g.config),
+        "augment",
+        in_order=True,
+    ),
     _training_rung("noise", _noise, "noisy_losses", "loss", needs=("randomness", "loss")),
     _training_rung(
         "average",

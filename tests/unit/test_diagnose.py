@@ -110,6 +110,19 @@ def test_nothing_is_named_for_the_first_taps_of_a_rung_that_goes_in_order(ground
     assert found.findings == ()
 
 
+class InPairs(Twin):
+    """Two workers of one seed: every second step has the draws of the one before."""
+
+    def augment(self, images, labels, seed, step, recipe):
+        return super().augment(images, labels, seed, step // 2, recipe)
+
+
+def test_steps_that_are_alike_in_pairs_are_not_taken_for_steps_that_are_all_alike(ground):
+    found = against(ground, lambda config: InPairs(config, "cpu"), rung="augmentation")
+
+    assert found.text == "no known cause explains it"
+
+
 class HeldForAStep(Twin):
     """An average that is the parameters after the first step, and stays so."""
 
