@@ -128,26 +128,29 @@ def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
         return flips, neither
 
     (ours, our_neither), (theirs, their_neither) = flipped(candidate, 0), flipped(reference, 0)
+    ours_again, theirs_again, ours_of_1, theirs_of_1 = (
+        flipped(side, seed, steps=4)[0] for seed in (0, 1) for side in (candidate, reference)
+    )
 
-    def repeated(side: TrainableSide, first: np.ndarray, seed: int) -> int:
-        return int((flipped(side, seed, steps=4)[0] != first[:4]).any(axis=1).sum())
+    def unlike(flips: np.ndarray, first: np.ndarray) -> int:
+        return int((flips != first[: len(flips)]).any(axis=1).sum())
 
     def come_again(flips: np.ndarray) -> int:
         """Steps whose flips are those of a step before."""
         return len(flips) - len(np.unique(flips, axis=0))
 
-    def had(side: TrainableSide, first: np.ndarray) -> int:
+    def had(flips: np.ndarray, first: np.ndarray) -> int:
         """Steps of another seed whose flips are those of a step of the first."""
-        return int((flipped(side, 1, steps=4)[0][:, None] == first).all(axis=-1).any(axis=1).sum())
+        return int((flips[:, None] == first).all(axis=-1).any(axis=1).sum())
 
     return [
         counted("flips, neither flipped nor not", our_neither, their_neither),
         *_independent("flips", ours, theirs),
         _shares("flips, share", ours, theirs),
         counted("flips, steps had before", come_again(ours), come_again(theirs)),
-        counted("flips, steps unlike when made again", repeated(candidate, ours, 0), repeated(reference, theirs, 0)),
-        counted("flips, steps that another seed changes", repeated(candidate, ours, 1), repeated(reference, theirs, 1)),
-        counted("flips, steps had under another seed", had(candidate, ours), had(reference, theirs)),
+        counted("flips, steps unlike when made again", unlike(ours_again, ours), unlike(theirs_again, theirs)),
+        counted("flips, steps that another seed changes", unlike(ours_of_1, ours), unlike(theirs_of_1, theirs)),
+        counted("flips, steps had under another seed", had(ours_of_1, ours), had(theirs_of_1, theirs)),
     ]
 
 

@@ -73,14 +73,13 @@ def a_share_each(
     """Mixup with a share that is drawn for each image."""
     if not recipe.mixup or recipe.cutmix:
         return method(images, labels, seed, step, recipe)
-    found = method(images, labels, seed, step, recipe.replace(mixup=0.0))
+    seen, targets = method(images, labels, seed, step, recipe.replace(mixup=0.0))
     share = np.random.default_rng([seed, step]).beta(recipe.mixup, recipe.mixup, len(images))
 
     def mixed(x: np.ndarray) -> np.ndarray:
         own = np.expand_dims(share, tuple(range(1, x.ndim)))
         return (own * x + (1 - own) * np.roll(x, 1, axis=0)).astype(x.dtype)
 
-    seen, targets = found
     return mixed(seen), mixed(targets)
 
 

@@ -50,8 +50,9 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
         ("epochs that another seed changes", lambda side: _unlike(_epochs(side, 0), _epochs(side, 1))),
     ):
         diffs.append(counted(name, others(candidate), others(reference)))
-    had = [_in_an_order_had_before(_epochs(side, 0) + _epochs(side, 1)) for side in (candidate, reference)]
-    diffs.append(counted("orders had under another seed", *had))
+    had = _in_an_order_had_before(epochs + _epochs(candidate, 1))
+    they_had = _in_an_order_had_before(their_epochs + _epochs(reference, 1))
+    diffs.append(counted("orders had under another seed", had, they_had))
     ours, theirs = _rank_correlation(epochs), _rank_correlation(their_epochs)
     limit = power.quantile(LEVEL) * math.sqrt(2 / PLACES)
     diffs.append(Diff("place by number, correlation", "alone", abs(ours - theirs), None, limit))
