@@ -55,13 +55,14 @@ class Gap:
         return self.wider_than(0.0) <= (0.0 if self.exact else tolerances.FLOAT64)
 
     def wider_than(self, other: np.ndarray | float) -> float:
-        """How much further apart they are, or nearer, than another side's."""
+        """How much further apart they are, or nearer, than another side's; which rounds that as coarsely as it is large."""
         if np.shape(other) not in ((), self.entries.shape):
             return np.inf
         with np.errstate(invalid="ignore"):  # infinity from infinity: neither side answers
             apart = np.nan_to_num(np.abs(self.entries - other), nan=0.0, posinf=np.inf)
         largest = float(apart.max(initial=0.0))
-        return largest / self.scale if largest and self.scale else largest
+        scale = max(self.scale, float(np.max(other, initial=0.0, where=np.isfinite(other))))
+        return largest / scale if largest and scale else largest
 
 
 def repeated(weights: Weights, images: np.ndarray) -> list[Call]:

@@ -10,7 +10,7 @@ from conformance import tolerances
 from conformance.cases import Case
 from conformance.compare import causes_first
 from conformance.flax_side import DividedSide, FlaxSide
-from conformance.function import CALLS, repeated
+from conformance.function import CALLS, Gap, repeated
 from conformance.ladder import Ladder
 from conformance.rungs import BY_NAME, SHALLOW
 from conformance.torch_side import Twin
@@ -302,3 +302,13 @@ def test_the_shallow_ground_is_of_the_same_kind_or_the_ground_itself():
     assert GROUND.shallow is GROUND
     fixed = dataclasses.replace(ground, target=OneDepth)
     assert fixed.shallow is fixed
+
+
+def test_answers_that_are_far_apart_are_compared_by_how_far():
+    far = 2.0**28  # what is left of the last gradients, where these are of an upstream gradient 2^-28 of theirs
+    gap = Gap(np.array([np.nextafter(far, math.inf)]), scale=1.0, exact=False)
+
+    assert 0 < gap.wider_than(np.array([far])) <= tolerances.FLOAT64
+    assert gap.wider_than(np.array([far * (1 + SMALL)])) > tolerances.FLOAT64
+    assert gap.wider_than(0.0) >= far
+    assert gap.wider_than(np.array([math.inf])) == math.inf
