@@ -55,7 +55,7 @@ class Gap:
         return self.wider_than(0.0) <= (0.0 if self.exact else tolerances.FLOAT64)
 
     def wider_than(self, other: np.ndarray | float) -> float:
-        """How much further apart they are, or nearer, than those of another side, which rounds what is large coarsely."""
+        """How much further apart they are, or nearer, than another side's, which rounds large answers coarsely."""
         if np.shape(other) not in ((), self.entries.shape):
             return np.inf
         with np.errstate(invalid="ignore"):  # infinity from infinity: neither side answers
