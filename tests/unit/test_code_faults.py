@@ -22,6 +22,8 @@ from tests.unit.ports.of_optimizer import OPTIMIZER
 from tests.unit.ports.of_precision import PRECISION
 from tests.unit.ports.of_rules import CLIPPING, LOSS, SCHEDULE
 
+pytestmark = pytest.mark.suite
+
 CHEAP = FORWARD | PIXELS | INITIAL | LOSS | CLIPPING | SCHEDULE
 COSTLY = PRECISION | OPTIMIZER | DROPOUT | COURSE
 PORTS = CHEAP | COSTLY

@@ -19,6 +19,8 @@ from conformance.torch_side import Twin
 from reference.model import ACTIVATIONS
 from tests.unit.ports.of_dropout import BY_THE_SHARE_KEPT
 
+pytestmark = pytest.mark.suite
+
 
 @pytest.fixture(scope="module")
 def ground():

@@ -17,6 +17,8 @@ from conformance.precision import rounded
 from conformance.rungs import BY_NAME
 from tests.unit.ports.port import loaded
 
+pytestmark = pytest.mark.suite
+
 OF_TAPS = [fault for fault in ELEMENTARY if fault.rung == "float64"]
 OF_GRADIENTS = [fault for fault in ELEMENTARY if fault.rung == "gradients float64"]
 

@@ -10,6 +10,8 @@ from conformance.flax_side import FlaxSide
 from conformance.ladder import Ladder
 from vit_flax.config import preset
 
+pytestmark = pytest.mark.suite
+
 CASE = Case("twin:digits", num_layers=2)
 CONFIG = preset("digits").replace(num_layers=2)
 

@@ -12,6 +12,8 @@ from conformance.session import WORSE, News, Session
 
 pytest_plugins = ["pytester"]
 
+pytestmark = pytest.mark.suite
+
 CASES = ["digits-twin-8x8-depth1", "digits-twin-8x8-depth12", "article-twin-32x48-depth12"]
 PLACES = (
     ("conformance/test_loss.py::test_rule[digits-twin-8x8-depth1-loss]", ("digits-twin-8x8-depth1", "loss")),

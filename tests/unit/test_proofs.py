@@ -137,6 +137,7 @@ def test_the_parts_of_a_model():
     assert [part_of(tap) for tap in ("patches", "encoder/00/mlp", "encoder/11")] == ["patches", "mlp", "block"]
 
 
+@pytest.mark.suite
 def test_published_gates_let_faults_through_that_this_suite_catches(ground):
     through = {row["gate"]: set(row["let_through"]) for row in let_through(ground)}
     assert through.keys() == {gate.gate for gate in PUBLISHED}
