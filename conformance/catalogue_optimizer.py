@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Fault, is_kernel, recipe_changed
-from conformance.rounding import to_bits
+from conformance.rounding import to_bfloat16, to_bits
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -58,11 +58,14 @@ def adam(
     seen: Callable[[Array, Array, float], Array] = lambda last, square, lacks: square,
     divisor: Callable[[Array, float, Recipe], Array] = lambda square, lacks, r: np.sqrt(square / lacks) + r.epsilon,
     carried: Callable[[float, Array], Array] = lambda beta, mean: beta * mean,
+    first_kept: Callable[[Array], Array] = lambda mean: mean,
+    second_kept: Callable[[Array], Array] = lambda square: square,
 ) -> dict[str, Around]:
     """Adam and AdamW (arXiv:1412.6980, algorithm 1), with something done otherwise.
 
-    `first` and `second` are the corrections of the two averages, `carried` is what is left of the first one at the
-    next update. The second is divided by as `seen(as seen last, the average, its correction)` and `divisor` have it.
+    `first` and `second` are the corrections of the two averages, `first_kept` and `second_kept` what becomes of them
+    before they serve, `carried` is what is left of the first one at the next update. The second is divided by as
+    `seen(as seen last, the average, its correction)` and `divisor` have it.
     """
 
     def around(
@@ -73,8 +76,10 @@ def adam(
         zeros = {name: np.zeros_like(g) for name, g in gradients.items()}
         step, means, squares, last = state or (0, zeros, zeros, zeros)
         step, lacks = step + 1, second(r.beta2, step + 1)
-        means = {name: carried(r.momentum, means[name]) + (1 - r.momentum) * g for name, g in gradients.items()}
-        squares = {name: r.beta2 * squares[name] + (1 - r.beta2) * g**2 for name, g in gradients.items()}
+        means, squares = dict(means), dict(squares)
+        for name, g in gradients.items():
+            means[name] = first_kept(carried(r.momentum, means[name]) + (1 - r.momentum) * g)
+            squares[name] = second_kept(r.beta2 * squares[name] + (1 - r.beta2) * g**2)
         last = {name: seen(last[name], square, lacks) for name, square in squares.items()}
         after = {}
         for name, w in weights.items():
@@ -91,7 +96,7 @@ def uncorrected(beta: float, step: int) -> float:
     return 1.0
 
 
-def kept_in_bfloat16(beta: float, mean: Array) -> Array:
+def multiplied_in_bfloat16(beta: float, mean: Array) -> Array:
     """optax multiplies what it kept by beta, which is then as narrow. XLA rounds to it by way of float32."""
     kept = to_bits(mean.astype(np.float32), 8)
     return to_bits(np.float32(to_bits(np.array(beta), 8)) * kept, 8).astype(mean.dtype)
@@ -207,7 +212,22 @@ OPTIMIZER = (
     of_adam(
         name="Adam's first moment in bfloat16",
         seen="optax.adamw(mu_dtype=jnp.bfloat16)",
-        around=adam(carried=kept_in_bfloat16),
+        around=adam(carried=multiplied_in_bfloat16),
+    ),
+    of_adam(
+        name="Adam's first moment stored in bfloat16",
+        seen="a state that is cast where it is stored, and widened before it serves",
+        around=adam(carried=lambda beta, mean: beta * to_bfloat16(mean)),
+    ),
+    of_adam(
+        name="Adam's second moment in bfloat16",
+        seen="a state of one narrow dtype, where optax narrows the first moment alone",
+        around=adam(second_kept=to_bfloat16),
+    ),
+    of_adam(
+        name="Adam's moments in bfloat16",
+        seen="a state that is made like parameters in bfloat16",
+        around=adam(first_kept=to_bfloat16, second_kept=to_bfloat16),
     ),
     of_adam(
         name="update uphill",

@@ -102,6 +102,47 @@ def first_in_each_mlp_missing(draw: Draw) -> Draw:
     return asked
 
 
+def drawn_again(
+    of: Callable[[list[tuple[Shape, float]], ViTConfig], list[tuple[Shape, float]]],
+) -> dict[str, Around]:
+    """The backward pass draws some masks of the forward pass again, from the last layer to the first."""
+
+    def around(method: Around, config: ViTConfig, *arguments: Any, draw: Draw | None = None, **named: Any) -> Gradients:
+        if draw is None:
+            return method(*arguments, **named)
+        asked = []
+
+        def noting(shape: Shape, keep: float) -> np.ndarray:
+            asked.append((shape, keep))
+            return draw(shape, keep)
+
+        found: Gradients = method(*arguments, draw=noting, **named)
+        for shape, keep in of(asked, config):
+            draw(shape, keep)
+        return found
+
+    return {"gradients": around}
+
+
+def of_layers_backwards(asked: list[tuple[Shape, float]], config: ViTConfig) -> list[tuple[Shape, float]]:
+    """All but the embedding's, whatever a layer has: it begins with attention's."""
+    return [draw for layer in reversed(_by_layer(asked)) for draw in layer]
+
+
+def of_mlps_backwards(asked: list[tuple[Shape, float]], config: ViTConfig) -> list[tuple[Shape, float]]:
+    """The two of tokens that follow on those of attention and its projection."""
+    return [draw for layer in reversed(_by_layer(asked)) for draw in [d for d in layer if of_tokens(d[0])][1:]]
+
+
+def _by_layer(asked: list[tuple[Shape, float]]) -> list[list[tuple[Shape, float]]]:
+    layers: list[list[tuple[Shape, float]]] = []
+    for shape, keep in asked[1:]:
+        if of_attention(shape):
+            layers.append([])
+        layers[-1].append((shape, keep))
+    return layers
+
+
 # What is made of it
 
 
@@ -213,6 +254,7 @@ def has_paths(config: ViTConfig) -> bool:
 # The draws in order: the embedding's; then, layer by layer, attention's, its projection's, the path's (from the second
 # layer on), the MLP's two, and again the path's.
 at_first = partial(Fault, rung="randomness", place="draw 00")
+in_backward = partial(Fault, rung="randomness", place="the gradient's draw *")
 at_path = partial(Fault, rung="randomness", place="draw 07", applies=has_paths)
 
 RANDOMNESS = (
@@ -321,6 +363,16 @@ RANDOMNESS = (
         seen="scale_by_keep=False",
         around=smaller(of_paths, seen_in_branches),
         applies=lambda c: has_paths(c) and not c.share_layers,
+    ),
+    in_backward(
+        name="layers drawn again in the backward pass",
+        seen="checkpointing with preserve_rng_state=False, or with a key made inside",
+        around=drawn_again(of_layers_backwards),
+    ),
+    in_backward(
+        name="MLPs drawn again in the backward pass",
+        seen="checkpointing of the MLPs with preserve_rng_state=False",
+        around=drawn_again(of_mlps_backwards),
     ),
     Fault(
         name="drops at evaluation",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Fault, recipe_changed
-from conformance.retrain import Moments, Trained, one_gradient, retrained
+from conformance.retrain import Moments, Trained, clipped, one_gradient, retrained
 from conformance.rounding import to_bfloat16
 from conformance.training import SGD_STEPS
 from vit_flax.recipe import Recipe
@@ -89,6 +89,38 @@ def loss_afterwards(method: Around, weights: Weights, images: Array, labels: Arr
     return np.array(losses), after
 
 
+def of_halves(of: Callable[[Weights, Weights, Recipe], Weights]) -> dict[str, Around]:
+    """Each batch in two micro-batches; the gradient is `of` their shares of it."""
+
+    def gradient(
+        method: Around, weights: Weights, images: Array, labels: Array, recipe: Recipe
+    ) -> tuple[Array, Weights]:
+        loss, shares = np.zeros((), images.dtype), []
+        for x, y in zip(np.array_split(images, 2), np.array_split(labels, 2), strict=True):
+            share = x.dtype.type(len(x) / len(images))
+            mean, gradients = one_gradient(method, weights, x, y, recipe)
+            loss = loss + share * mean
+            shares.append({leaf: share * g for leaf, g in gradients.items()})
+        first, second = shares
+        return loss, of(first, second, recipe)
+
+    return trained(partial(retrained, as_it_is, gradient=gradient))
+
+
+def each_clipped(first: Weights, second: Weights, recipe: Recipe) -> Weights:
+    """The mean of two gradients that were clipped: each share is clipped to half the norm."""
+    half = recipe if recipe.clip_norm is None else recipe.replace(clip_norm=recipe.clip_norm / 2)
+    return added(clipped(first, half), clipped(second, half))
+
+
+def clipped_on_the_way(first: Weights, second: Weights, recipe: Recipe) -> Weights:
+    return clipped(added(clipped(first, recipe), second), recipe)
+
+
+def added(first: Weights, second: Weights) -> Weights:
+    return {leaf: g + second[leaf] for leaf, g in first.items()}
+
+
 class SchedulerFirst(Moments):
     def rate(self, step: int) -> float:
         return super().rate(step + 1)
@@ -168,6 +200,27 @@ TRAJECTORY = (
         place="step 02/parameters",
         seen="clipping after the update, which is short already",
         around=recipe_changed("train", clip_norm=None),
+    ),
+    Fault(
+        name="clipped before unscaling",
+        rung="trajectory",
+        place="step 02/parameters",
+        seen="clip_grad_norm_ without scaler.unscale_: the norm is of a loss times 65,536, PyTorch's first scale",
+        around=recipe_changed("train", clip_norm=lambda r: r.clip_norm and r.clip_norm / 2**16),
+    ),
+    Fault(
+        name="micro-batches clipped one by one",
+        rung="trajectory",
+        place="step 02/parameters",
+        seen="optax.MultiSteps inside optax.chain, after the clipping",
+        around=of_halves(each_clipped),
+    ),
+    Fault(
+        name="clipped after each micro-batch",
+        rung="trajectory",
+        place="step */parameters",
+        seen="clip_grad_norm_ in the loop that accumulates",
+        around=of_halves(clipped_on_the_way),
     ),
     Fault(
         name="master weights from bfloat16",

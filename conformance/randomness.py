@@ -32,27 +32,27 @@ def noisy(config: ViTConfig) -> ViTConfig:
 def compare_masked(
     candidate: TrainableSide, reference: TrainableSide, weights: Weights, images: np.ndarray
 ) -> tuple[Diff, ...]:
-    """Nothing drawn in evaluation; what is drawn in training, in order; and then, under the same draws, every tap and
-    every parameter's gradient. All in float64.
+    """Nothing drawn in evaluation; what is drawn in training, in order; and then, under the same draws, every tap, what
+    is drawn for the gradient, and every parameter's. All in float64.
     """
     evaluated = _evaluated(candidate.taps(weights, images), reference.taps(weights, images))
     if not all(diff.passes for diff in evaluated):
         return evaluated  # what is kept in training is told by what is there in evaluation
     our_masks, masks = Masks(seed=1), Masks(seed=1)
     ours, theirs = candidate.taps(weights, images, draw=our_masks), reference.taps(weights, images, draw=masks)
-    draws = [_same_draw(n, our_masks, masks) for n in range(max(len(our_masks.asked), len(masks.asked)))]
+    draws = _same_draws("draw", our_masks, masks)
     if not all(draw.passes for draw in draws):
         return tuple(draws)  # under other masks nothing after them can agree
+    forward = (*evaluated, *draws, *(differ(tap, "free", ours[tap], value) for tap, value in theirs.items()))
     upstream = {"logits": random_upstream(theirs["logits"].shape, "float64")}
-    grads, their_grads = (
-        side.gradients(weights, images, upstream, draw=Masks(seed=1)).parameters for side in (candidate, reference)
-    )
-    return (
-        *evaluated,
-        *draws,
-        *(differ(tap, "free", ours[tap], value) for tap, value in theirs.items()),
-        *(differ(f"gradient of {name}", "free", grads[name], g) for name, g in their_grads.items() if _is_seen(name)),
-    )
+    our_masks, masks = Masks(seed=1), Masks(seed=1)
+    grads = candidate.gradients(weights, images, upstream, draw=our_masks).parameters
+    their_grads = reference.gradients(weights, images, upstream, draw=masks).parameters
+    again = _same_draws("the gradient's draw", our_masks, masks)
+    if len(again) > len(draws):
+        return *forward, *again  # what is computed again, under other masks than the loss, is the gradient of neither
+    seen = [name for name in their_grads if _is_seen(name)]
+    return *forward, *again, *(differ(f"gradient of {name}", "free", grads[name], their_grads[name]) for name in seen)
 
 
 def _evaluated(ours: Taps, theirs: Taps) -> tuple[Diff, ...]:
@@ -74,8 +74,12 @@ def _is_seen(name: str) -> bool:
     return not name.endswith("key/bias")  # softmax does not see it: its gradient is rounding alone
 
 
-def _same_draw(n: int, ours: Masks, theirs: Masks) -> Diff:
-    name = f"draw {n:02}"
+def _same_draws(name: str, ours: Masks, theirs: Masks) -> list[Diff]:
+    count = max(len(ours.asked), len(theirs.asked))
+    return [_same_draw(f"{name} {n:02}", n, ours, theirs) for n in range(count)]
+
+
+def _same_draw(name: str, n: int, ours: Masks, theirs: Masks) -> Diff:
     for side, masks in (("candidate", ours), ("reference", theirs)):
         if n >= len(masks.asked):
             return Diff(name, "alone", np.inf, None, 0.0, f"the {side} draws no more")

@@ -29,15 +29,17 @@ def retrained(
     recipe: Recipe,
     kept: Callable[[Weights, Weights], Weights] = lambda before, after: after,
     optimizer: Callable[[Recipe], "Moments"] | None = None,
+    gradient: "Callable[..., tuple[np.ndarray, Weights]] | None" = None,
 ) -> Trained:
     """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped.
 
-    `kept(before, after)` are the weights that the next step begins with; `optimizer` makes the steps.
+    `kept(before, after)` are the weights that the next step begins with; `optimizer` makes the steps; `gradient` is
+    asked as `one_gradient` is.
     """
     moments = (optimizer or Moments)(recipe)
     losses, after = [], []
     for step in range(len(images)):
-        loss, gradients = one_gradient(method, weights, images[step], labels[step], recipe)
+        loss, gradients = (gradient or one_gradient)(method, weights, images[step], labels[step], recipe)
         weights = kept(weights, moments.updated(weights, clipped(change(gradients), recipe), step))
         losses.append(loss)
         after.append(weights)

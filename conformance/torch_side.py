@@ -224,11 +224,16 @@ class Twin(TorchSide):
 
 
 class Drawing(TorchDispatchMode):
-    """PyTorch's dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own."""
+    """PyTorch's dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own.
+
+    Under a state of PyTorch's generator that was had before, it draws what it drew then: `torch.utils.checkpoint`
+    computes again in the backward pass, and restores that state unless it is told not to.
+    """
 
     def __init__(self, draw: Draw) -> None:
         super().__init__()
         self.draw = draw
+        self.drawn: dict[tuple[bytes, tuple[int, ...], float], np.ndarray] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         match func:
@@ -247,7 +252,11 @@ class Drawing(TorchDispatchMode):
         return training is not False and 0 < rate < 1
 
     def _mask(self, like: torch.Tensor, keep: float) -> torch.Tensor:
-        return torch.from_numpy(np.array(self.draw(tuple(like.shape), float(keep)))).to(like)
+        asked = torch.random.get_rng_state().numpy().tobytes(), tuple(like.shape), float(keep)
+        torch.rand(())  # the state moves on, as bits would have moved it
+        if asked not in self.drawn:
+            self.drawn[asked] = np.array(self.draw(*asked[1:]))
+        return torch.from_numpy(self.drawn[asked]).to(like)
 
 
 @contextlib.contextmanager

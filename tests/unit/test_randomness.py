@@ -9,8 +9,11 @@ from conformance.catalogue import fault_named
 from conformance.compare import causes_first
 from conformance.faults import planted
 from conformance.mutation import sound
+from conformance.precision import rounded
 from conformance.randomness import alike, apart, compare_draws, compare_masked, noisy
 from conformance.torch_side import Twin
+from reference.model import MLP, TransformerEncoder
+from tests.unit.ports.of_dropout import computed_again
 from vit_flax.config import preset
 
 SHAPE, KEEP, PAIRS = (4, 16, 7, 64), 0.9, 50  # runs, images, tokens, features
@@ -77,3 +80,20 @@ def test_a_side_that_keeps_nothing_is_seen():
     weights, images = {n: x.astype(np.float64) for n, x in ground.weights.items()}, ground.images.astype(np.float64)
     failures = causes_first(compare_draws(Empty(CONFIG, "cpu"), Twin(CONFIG, "cpu"), CONFIG, weights, images))
     assert failures[0].tap == "embedding, scale of what is kept"
+
+
+@pytest.mark.parametrize("kind", (MLP, TransformerEncoder))
+def test_what_the_backward_pass_computes_again_has_the_masks_of_the_forward_pass(kind):
+    ground = sound(CONFIG)
+    images = ground.images.astype(np.float64)
+    weights = rounded(ground.weights, "float64")
+    reference = Twin(CONFIG, "cpu")
+
+    checkpointed = compare_masked(computed_again(kind, keeping_state=True)(CONFIG), reference, weights, images)
+    drawn_again = compare_masked(computed_again(kind)(CONFIG), reference, weights, images)
+
+    assert all(diff.passes for diff in checkpointed)
+    assert sum(diff.tap.startswith("gradient of") for diff in checkpointed) > 10
+    first = causes_first(drawn_again)[0]
+    draws = sum(diff.tap.startswith("draw ") for diff in drawn_again)
+    assert (first.tap, first.problem) == (f"the gradient's draw {draws:02}", "the reference draws no more")

@@ -137,6 +137,58 @@ def by_velocity(recipe: Any, model: Any) -> torch.optim.Optimizer:
     return Velocity(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
 
 
+def accumulating(clipped: Callable[[list[list[torch.Tensor]], float], list[torch.Tensor]]) -> Callable[..., Any]:
+    """A training step of two micro-batches: the gradient is `clipped(their shares of it, the norm allowed)`."""
+
+    def train_step(
+        model: Any, optimizer: Any, scheduler: Any, images: Any, labels: Any, recipe: Any, clip_epsilon: float
+    ) -> torch.Tensor:
+        leaves, shares, whole = list(model.parameters()), [], torch.zeros(()).to(images)
+        for x, y in zip(images.tensor_split(2), labels.tensor_split(2), strict=True):
+            optimizer.zero_grad()
+            mean = train.cross_entropy(model(x), y, torch.ones(len(y)).to(x), recipe.label_smoothing)
+            loss = mean * len(y) / len(labels)
+            loss.backward()
+            shares.append([leaf.grad for leaf in leaves])
+            whole += loss.detach()
+        norm = torch.inf if recipe.clip_norm is None else recipe.clip_norm
+        for leaf, g in zip(leaves, clipped(shares, norm), strict=True):
+            leaf.grad = g
+        optimizer.step()
+        scheduler.step()
+        return whole
+
+    return train_step
+
+
+def one_by_one(shares: list[list[torch.Tensor]], norm: float) -> list[torch.Tensor]:
+    for share in shares:
+        train.clip_(share, norm / len(shares), 0.0)
+    return [torch.stack(parts).sum(dim=0) for parts in zip(*shares, strict=True)]
+
+
+def after_each(shares: list[list[torch.Tensor]], norm: float) -> list[torch.Tensor]:
+    total = [torch.zeros_like(g) for g in shares[0]]
+    for share in shares:
+        for sum_, g in zip(total, share, strict=True):
+            sum_.add_(g)
+        train.clip_(total, norm, 0.0)
+    return total
+
+
+clip_ = train.clip_
+
+
+def still_scaled(gradients: Any, norm: float, epsilon: float) -> None:
+    """The loss was scaled by 65,536, and is unscaled after this."""
+    scaled = list(gradients)
+    for g in scaled:
+        g.mul_(65536)
+    clip_(scaled, norm, epsilon)
+    for g in scaled:
+        g.div_(65536)
+
+
 scheduled = train.scheduler
 
 
@@ -181,6 +233,9 @@ COURSE: dict[str, Target] = {
     "rate inside the velocity": trained_with(optimizer=by_velocity),
     "decay at the highest rate": trained_with(optimizer=decaying_at_the_peak),
     "not clipped in training": doing(train=clipped_late),
+    "clipped before unscaling": trained_with(clip_=still_scaled),
+    "micro-batches clipped one by one": trained_with(train_step=accumulating(one_by_one)),
+    "clipped after each micro-batch": trained_with(train_step=accumulating(after_each)),
     "master weights from bfloat16": doing(train=from_bfloat16),
     "gradients summed over micro-batches": gradients(lambda g: 4 * g),
     "loss scale never undone": gradients(lambda g: 1024 * g),

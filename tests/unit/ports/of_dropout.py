@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from conformance.rungs import Target
 from conformance.torch_side import Twin
-from reference.model import MLP, DropPath
+from reference.model import MLP, DropPath, TransformerEncoder
 from reference.model import MultiHeadSelfAttention as Attention
 from tests.unit.ports.port import Port, doing, forward_of, parts, written
 
@@ -110,6 +111,20 @@ def by_the_share_kept(x: Tensor, rate: float) -> Tensor:
     return x * kept / kept.mean()
 
 
+def computed_again(kind: type[nn.Module], keeping_state: bool = False) -> Target:
+    """A part under activation checkpointing; unless it keeps the generator's state, the backward pass drops others."""
+
+    def forward(self: nn.Module, *arguments: Any, **taps: Any) -> Tensor:
+        taps_of_first = iter([taps])
+
+        def compute(*arguments: Any) -> Tensor:
+            return kind.forward(self, *arguments, **next(taps_of_first, {}))
+
+        return checkpoint(compute, *arguments, use_reentrant=False, preserve_rng_state=keeping_state)
+
+    return forward_of(kind, forward)
+
+
 BY_THE_SHARE_KEPT = path(by_the_share_kept)
 
 DROPOUT: dict[str, Target] = {
@@ -135,5 +150,7 @@ DROPOUT: dict[str, Target] = {
     "dropout not scaled": dropout(lambda x, rate: drop(x, tuple(x.shape), 1 - rate, scaled=False)),
     "stochastic depth by batch": path(lambda x, rate: drop(x, (1, 1, 1), 1 - rate)),
     "no stochastic depth": left_out(all_of(DropPath)),
+    "layers drawn again in the backward pass": computed_again(TransformerEncoder),
+    "MLPs drawn again in the backward pass": computed_again(MLP),
     "stochastic depth not scaled": path(lambda x, rate: drop(x, (len(x), 1, 1), 1 - rate, scaled=False)),
 }

@@ -56,6 +56,20 @@ def adam_like(**changes: Any) -> Callable[[Any, Any], Any]:
     return build
 
 
+def stored_in_bfloat16(recipe: Any, groups: Any) -> Any:
+    """The first moment is cast where it is stored, after the step that it is part of."""
+    optimizer = adam_like()(recipe, groups)
+
+    @torch.no_grad()
+    def store(*_: Any) -> None:
+        for state in optimizer.state.values():
+            if "exp_avg" in state:
+                state["exp_avg"].copy_(state["exp_avg"].bfloat16())
+
+    optimizer.register_step_post_hook(store)
+    return optimizer
+
+
 def sgd(**changes: Any) -> Callable[[Any, Any], Any]:
     return lambda recipe, groups: torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, **changes)
 
@@ -108,8 +122,22 @@ def adamw(recipe: Any, mask: Any, **changes: Any) -> optax.GradientTransformatio
     return optax.adamw(recipe.learning_rate, mask=mask, **given | changes)
 
 
-def by_hand(direction: Callable[..., Any]) -> Callable[[Any], optax.GradientTransformation]:
-    """Adam as one writes it down: `direction(mean, square, update, recipe)`."""
+def as_it_is(x: Any) -> Any:
+    return x
+
+
+def narrow(x: Any) -> Any:
+    return x.astype(jnp.bfloat16).astype(x.dtype)
+
+
+def corrected(m: Any, v: Any, t: int, recipe: Any) -> Any:
+    return m / (1 - recipe.momentum**t) / ((v / (1 - recipe.beta2**t)) ** 0.5 + recipe.epsilon)
+
+
+def by_hand(
+    direction: Callable[..., Any], first: Callable[[Any], Any] = as_it_is, second: Callable[[Any], Any] = as_it_is
+) -> Callable[[Any], optax.GradientTransformation]:
+    """Adam as one writes it down: `direction(mean, square, update, recipe)`; the two are kept as `first`, `second`."""
 
     def rule(recipe: Any) -> optax.GradientTransformation:
         def init(params: Any) -> Any:
@@ -118,8 +146,8 @@ def by_hand(direction: Callable[..., Any]) -> Callable[[Any], optax.GradientTran
 
         def update(grads: Any, state: Any, params: Any) -> Any:
             t, b1, b2 = state[0] + 1, recipe.momentum, recipe.beta2
-            m = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state[1], grads)
-            v = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state[2], grads)
+            m = jax.tree.map(lambda m, g: first(b1 * m + (1 - b1) * g), state[1], grads)
+            v = jax.tree.map(lambda v, g: second(b2 * v + (1 - b2) * g**2), state[2], grads)
             return jax.tree.map(lambda m, v: direction(m, v, t, recipe), m, v), (t, m, v)
 
         return decaying(optax.GradientTransformation(init, update), recipe)
@@ -195,6 +223,9 @@ OPTIMIZER: dict[str, Target] = {
     ),
     "Adam's epsilon before the correction": in_optax(by_hand(tensorflows), "adam", "adamw"),
     "Adam's first moment in bfloat16": in_optax(moments_of_adam(mu_dtype=lambda recipe: jnp.bfloat16), "adam", "adamw"),
+    "Adam's first moment stored in bfloat16": torch_optimizer(stored_in_bfloat16),
+    "Adam's second moment in bfloat16": in_optax(by_hand(corrected, second=narrow), "adam", "adamw"),
+    "Adam's moments in bfloat16": in_optax(by_hand(corrected, narrow, narrow), "adam", "adamw"),
     "update uphill": in_optax(ascending, "adam", "adamw", "sgd"),
     "decay of everything": in_optax(lambda recipe: adamw(recipe, None), "adamw"),
     "decay of all but vectors": torch_optimizer(adam_like(), decays=lambda name, p: p.ndim > 1),
