@@ -13,7 +13,7 @@ from scipy import stats
 
 from conformance import power, tolerances
 from conformance.compare import Diff
-from conformance.loop import counted
+from conformance.loop import counted, spread
 from conformance.randomness import alike, apart
 from conformance.sides import TrainableSide
 from vit_flax.config import ViTConfig
@@ -25,7 +25,7 @@ ERASED_STEPS, ERASING = 128, 0.75  # not 1 / 2, which is what is erased where th
 MIXED_STEPS, MIXED_IMAGES = 512, 8  # of mixing, of which each batch has its own
 EITHER_STEPS = 256  # of one of two ways to mix
 EDGE_STEPS = 32  # of TrivialAugment beside crops
-CHECKS = 35  # that are statistical, among which false alarms are shared out
+CHECKS = 38  # that are statistical, among which false alarms are shared out
 LEVEL = tolerances.FALSE_ALARMS / CHECKS
 
 Inputs = tuple[np.ndarray, np.ndarray]  # images and targets
@@ -147,6 +147,7 @@ def _flips(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig
         counted("flips, neither flipped nor not", our_neither, their_neither),
         *_independent("flips", ours, theirs),
         _shares("flips, share", ours, theirs),
+        spread("flips, images of a step", ours.sum(axis=1), theirs.sum(axis=1), LEVEL),
         counted("flips, steps had before", come_again(ours), come_again(theirs)),
         counted("flips, steps unlike when made again", unlike(ours_again, ours), unlike(theirs_again, theirs)),
         counted("flips, steps that another seed changes", unlike(ours_of_1, ours), unlike(theirs_of_1, theirs)),
@@ -336,12 +337,13 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """Of each step (steps, 1): whether all targets say what is seen, the first image's own share, whether all images
-    have the same, and whether every image is of one colour. And of each step in which the first image is of two colours
-    (steps, 2): the middle row and column of what was pasted.
+    """Of each step (steps, 1): whether all targets say what is seen, by how many grey levels the first image's is off,
+    its own share, whether all images have the same, and whether every image is of one colour. And of each step in which
+    the first image is of two colours (steps, 2): the middle row and column of what was pasted.
     """
 
     true: np.ndarray
+    off: np.ndarray
     own: np.ndarray
     alike: np.ndarray
     even: np.ndarray
@@ -353,25 +355,30 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
     count = min(MIXED_IMAGES, config.num_classes)
     labels, grey = np.arange(count), np.linspace(20, 230, count).round()
     pixels = np.broadcast_to(grey[:, None, None, None], (count, *SIZE, config.channels)).astype(np.uint8)
-    true, own, alike, even, middles = [], [], [], [], []
+    true, off, own, alike, even, middles = [], [], [], [], [], []
     for step in range(steps):
         images, targets = side.augment(pixels, labels, 0, step, p)
         seen = _levels(images, p)
         said = targets[:, :count].astype(np.float64) @ grey
-        true.append(np.abs(seen.mean(axis=(1, 2, 3)) - said).max() <= tolerances.GREY_LEVELS)
+        wrong = seen.mean(axis=(1, 2, 3)) - said
+        true.append(np.abs(wrong).max() <= tolerances.GREY_LEVELS)
+        off.append(wrong[0] if abs(wrong[0]) > tolerances.GREY_LEVELS else 0.0)
         own.append(targets[0, 0])
         alike.append(np.ptp(targets[labels, labels]) <= 2 * tolerances.UNIT_ROUNDOFF["float32"])
         even.append(np.ptp(seen, axis=(1, 2)).max() <= tolerances.GREY_LEVELS)
         pasted = (np.abs(seen[0] - grey[0]) > tolerances.GREY_LEVELS).any(axis=-1)
         if pasted.any() and not pasted.all():
             middles.append([places.mean() for places in np.nonzero(pasted)])
-    seen_true, seen_own, seen_alike, seen_even = (np.array(seen)[:, None] for seen in (true, own, alike, even))
-    return Mixed(seen_true, seen_own, seen_alike, seen_even, np.array(middles).reshape(-1, 2))
+    said_true, off_by, own_share, all_alike, one_colour = (
+        np.array(seen)[:, None] for seen in (true, off, own, alike, even)
+    )
+    return Mixed(said_true, off_by, own_share, all_alike, one_colour, np.array(middles).reshape(-1, 2))
 
 
 def _mixed(name: str, ours: Mixed, theirs: Mixed) -> list[Diff]:
     return [
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
+        _distributed(f"{name}, targets off by", ours.off.ravel(), theirs.off.ravel()),
         _distributed(f"{name}, own share", ours.own.ravel(), theirs.own.ravel()),
         _shares(f"{name}, one share for a batch", ours.alike, theirs.alike),
     ]

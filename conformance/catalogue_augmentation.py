@@ -255,6 +255,12 @@ AUGMENTATION = (
         around=flipped_by(lambda rng, count: rng.random(count) < 0.25),
     ),
     of_inputs(
+        name="half of each batch flipped",
+        place="flips, images of a step",
+        seen="torch.randperm(len(x))[: len(x) // 2]",
+        around=flipped_by(lambda rng, count: rng.permutation(count) < count // 2),
+    ),
+    of_inputs(
         name="the same draws for every seed",
         place="flips, steps that another seed changes",
         seen="NumPy's state copied to each worker",

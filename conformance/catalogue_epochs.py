@@ -59,6 +59,26 @@ def one_cycle(method: Callable[..., Rows], seed: int, epoch: int, examples: int,
     return batches(order, size)
 
 
+def swapped_with_any(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    rng, order = np.random.default_rng([seed, epoch]), np.arange(examples)
+    for one in range(examples):
+        other = int(rng.integers(examples))
+        order[one], order[other] = order[other], order[one]
+    return batches(order, size)
+
+
+def batches_made_once(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    made = list(method(seed, 0, examples, size))
+    return [made[number] for number in np.random.default_rng([seed, epoch]).permutation(len(made))]
+
+
+def of_two_shards(method: Callable[..., Rows], seed: int, epoch: int, examples: int, size: int) -> Rows:
+    """Every second example is one reader's; each shuffles its own, and gives half of each batch."""
+    rng = np.random.default_rng([seed, epoch])
+    halves = [batches(rng.permutation(np.arange(first, examples, 2)), size // 2) for first in (0, 1)]
+    return [np.concatenate(pair) for pair in zip(*halves, strict=False)]
+
+
 of_epochs = partial(Fault, rung="epochs")
 
 EPOCHS = (
@@ -110,5 +130,23 @@ EPOCHS = (
         place="examples at their own place",
         seen="Sattolo's cycle for Fisher and Yates's shuffle: j below i, not up to it",
         around=rows(one_cycle),
+    ),
+    of_epochs(
+        name="batches made once",
+        place="examples never seen",
+        seen="batch, cache and then shuffle, in tf.data",
+        around=rows(batches_made_once),
+    ),
+    of_epochs(
+        name="swapped with any place",
+        place="examples moved forward by up to a quarter",
+        seen="the naive shuffle: j of all places, not of those that are left",
+        around=rows(swapped_with_any),
+    ),
+    of_epochs(
+        name="two shards, each shuffled by itself",
+        place="even numbers in a batch",
+        seen="files that are dealt out to readers once, as by tf.data's shard",
+        around=rows(of_two_shards),
     ),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from conformance.faults import Around, Edit, Fault, edited, recipe_changed
+from conformance.faults import Anew, Around, Edit, Fault, edited, recipe_changed
 from conformance.rounding import to_bfloat16
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
@@ -89,6 +89,17 @@ def padding_counted(method: Around, weights: Weights, images: np.ndarray, labels
     return method(weights, images[rows], labels[rows], recipe)
 
 
+def by_first_weights() -> Around:
+    """Whatever weights are given later."""
+    kept: list[Weights] = []
+
+    def around(method: Around, config: ViTConfig, weights: Weights, *arguments: Any) -> float:
+        kept.append(weights)
+        return method(kept[0], *arguments)
+
+    return around
+
+
 def drop_head_features(weights: Weights, config: ViTConfig) -> Weights:
     """What dropout before the head does to all images, under one mask."""
     kernel = weights["head/kernel"]
@@ -146,6 +157,11 @@ LOOPS = (
         around=averaging(lambda step, decay: growing(step - 1, decay) if step > 1 else 0.0),
     ),
     of_average(
+        name="average as Mean Teacher's",
+        seen="min(1 - 1 / (step + 1), decay), of arXiv:1703.01780's code",
+        around=averaging(lambda step, decay: min(1 - 1 / (step + 1), decay)),
+    ),
+    of_average(
         name="average a step behind",
         seen="averaged before the update",
         around=averaging(growing, late=1),
@@ -172,6 +188,12 @@ LOOPS = (
     ),
     # Evaluation
     # Where a near tie counts as wrong, the labels that are right show them first.
+    of_evaluation(
+        name="evaluated by the first weights",
+        place="accuracy, of other weights",
+        seen="a compiled function that holds the parameters as constants",
+        around={"evaluate": Anew(by_first_weights)},
+    ),
     of_evaluation(
         name="evaluation a mean of batches",
         place="accuracy, *",

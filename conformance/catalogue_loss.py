@@ -175,6 +175,7 @@ LOSS = (
     ),
     of_loss(
         name="probabilities clipped",
+        place="loss, smoothing 0, logits far apart, float64",
         seen="Keras's categorical_crossentropy of probabilities, which it keeps within 1e-7 of 0 and of 1",
         around={"loss": clipped_probabilities},
     ),
@@ -211,5 +212,17 @@ METRIC = (
         place="accuracy, every class alike",
         seen="logits[label] >= logits.max(), as in in_top_k",
         around={"accuracy": ties_are_right},
+    ),
+    of_metric(
+        name="likeliest class of rounded probabilities",
+        place="accuracy, every class nearly alike",
+        seen="argmax after the softmax",
+        around={"accuracy": lambda m, c, z, y, k: m(special.softmax(z, axis=-1), y, k)},
+    ),
+    of_metric(
+        name="likeliest class of sigmoids",
+        place="accuracy, every class nearly alike",
+        seen="a head for many labels: sigmoids of large logits are all one",
+        around={"accuracy": lambda m, c, z, y, k: m(special.expit(z), y, k)},
     ),
 )

@@ -1,5 +1,6 @@
 """Faults of clipping and of the schedule: around `clip(gradients, recipe)` and `rates(recipe)`."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -87,19 +88,19 @@ def falling(share: Callable[[np.ndarray, Recipe], np.ndarray]) -> dict[str, Arou
     def change(found: np.ndarray, recipe: Recipe) -> np.ndarray:
         step = np.arange(recipe.epochs)
         cosine = recipe.learning_rate * (1 + np.cos(np.pi * share(step, recipe))) / 2
-        later = recipe.schedule == "cosine" and step >= recipe.warmup_epochs
+        later = recipe.schedule == "cosine" and step >= round(recipe.warmup_epochs)
         return np.where(later, cosine, found)
 
     return rates(change)
 
 
 def cosine_to_a_tenth(found: np.ndarray, recipe: Recipe) -> np.ndarray:
-    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= recipe.warmup_epochs)
+    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= round(recipe.warmup_epochs))
     return np.where(later, 0.9 * found + 0.1 * recipe.learning_rate, found)
 
 
 def cosine_with_a_floor(found: np.ndarray, recipe: Recipe) -> np.ndarray:
-    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= recipe.warmup_epochs)
+    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= round(recipe.warmup_epochs))
     return np.where(later, np.maximum(found, LEAST_RATE), found)
 
 
@@ -214,6 +215,18 @@ SCHEDULE = (
         seen="optax's schedules, whose steps are int32, without jax_enable_x64",
         around=rates(lambda found, recipe: found.astype(np.float32).astype(found.dtype)),
         float32_inside=True,
+    ),
+    of_schedule(
+        name="fraction of a warm-up left out",
+        place="cosine, 3.5 of 60 steps to warm up",
+        seen="int(warmup_epochs), for a warm-up of whole epochs or steps alone",
+        around=recipe_changed("rates", warmup_epochs=lambda r: float(math.floor(r.warmup_epochs))),
+    ),
+    of_schedule(
+        name="half a step of warm-up counted whole",
+        place="cosine, 2.5 of 60 steps to warm up",
+        seen="a schedule that rounds halves up, or all up, where Python rounds them to even",
+        around=recipe_changed("rates", warmup_epochs=lambda r: float(math.floor(r.warmup_epochs + 0.5))),
     ),
     of_schedule(
         name="no warm-up",

@@ -18,7 +18,7 @@ from conformance.catalogue import FAULTS
 from conformance.diagnosis import Diagnosis, Finding
 from conformance.elementary import ELEMENTARY
 from conformance.faults import Fault
-from conformance.replay import Diffs, Key, Replays, charged, cleared, exact, failing, spoils, worst
+from conformance.replay import Diffs, Key, Replays, Shown, charged, cleared, exact, failing, spoils, worst
 from conformance.rungs import RUNGS, Ground, Rung
 from conformance.together import with_faults
 
@@ -39,12 +39,13 @@ class Step:
         return Finding(self.either, _taps(self.keys), self.everywhere, before, after)
 
 
-def diagnose(ground: Ground, rung: Rung, first: Sequence[Fault] = ()) -> Diagnosis:
+def diagnose(ground: Ground, rung: Rung, first: Sequence[Fault] = (), shown: Shown | None = None) -> Diagnosis:
     """Which known faults explain why a rung fails, and what none of them explains.
 
-    Those in `first` are tried before any other, which are not looked at if these explain all of it.
+    Those in `first` are tried before any other, which are not looked at if these explain all of it. Diagnoses against
+    one reference may share `shown`.
     """
-    replays = Replays(ground, rung)
+    replays = Replays(ground, rung, shown)
     hypotheses = [fault for fault in FAULTS if fault.rung == rung.name and fault.applies(ground.config)]
     known = [fault for fault in hypotheses if fault in first]
     if known and (diagnosis := _search(replays, known)).explained:

@@ -39,6 +39,7 @@ class Call:
     earlier: Sequence[int] | None = None  # and of that one
     unlike: bool = False  # the answer must be another
     factor: float = 1.0  # of the upstream gradient: the answer is proportional to it, and divided by it again
+    counted: int | None = None  # how many of the images have an upstream gradient; None: all
     exact: bool = True  # to the bit; else to float64's limit, as another batch or order may sum otherwise
 
 
@@ -127,7 +128,8 @@ def compare_answers(few: "Ground", whole: "Ground", images: np.ndarray) -> tuple
 
 
 def compare_gradient_answers(ground: "Ground") -> tuple[Diff, ...]:
-    """Gradients asked for again, after others, and of an upstream gradient of another size, which they have too.
+    """Gradients asked for again, after others; of an upstream gradient of another size, which they have too; and of
+    three images, whose rows are no multiple of what vectors hold, by themselves and where the others have none.
 
     To float64's limit, as GPUs may add up a sum in any order. A factor that is a power of two rounds nothing.
     """
@@ -135,13 +137,19 @@ def compare_gradient_answers(ground: "Ground") -> tuple[Diff, ...]:
     upstream = random_upstream((len(x), ground.config.num_classes), "float64")
 
     def gradients(side: Guarded, call: Call) -> Arrays:
-        found = side.gradients(call.weights, call.images, {"logits": call.factor * upstream})
+        arriving = call.factor * upstream[: len(call.images)]
+        if call.counted is not None:
+            arriving[call.counted :] = 0.0
+        found = side.gradients(call.weights, call.images, {"logits": arriving})
         seen = {name: g for name, g in found.parameters.items() if not name.endswith("key/bias")}  # rounding alone
-        return {name: g / call.factor for name, g in {**seen, **found.inputs}.items()}
+        inputs = {name: g[: call.counted] for name, g in found.inputs.items()}
+        return {name: g / call.factor for name, g in {**seen, **inputs}.items()}
 
     calls = [Call(_halved(wide), x[::-1]), Call(wide, x), Call(wide, x, "asked again", 1, exact=False)]
     for factor in (2.0**14, 2.0**-14):
         calls.append(Call(wide, x, f"upstream times {factor:g}", 1, exact=False, factor=factor))
+    calls.append(Call(wide, x, counted=3))
+    calls.append(Call(wide, x[:3], "of three images", len(calls) - 1, exact=False))
     return tuple(compare_calls(ground.candidate, ground.reference, calls, gradients)[0])
 
 

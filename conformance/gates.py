@@ -79,11 +79,29 @@ def _epochs() -> list[Row]:
     n, deviations = loop.PLACES, power.deviations_seen(loop.LEVEL)
     correlation, distance = deviations * math.sqrt(2 / n), deviations * math.sqrt(2 / 15 / n)
     in_place = deviations * math.sqrt(2 / loop.ORDERS)
+    batch, batches = loop.EPOCH_BATCH, loop.EXAMPLES // loop.EPOCH_BATCH
+    pairs = batches * math.comb(batch, 2)
+    again = pairs**2 / math.comb(loop.EXAMPLES, 2) * (loop.EPOCHS - 1)
+    near = 7 / 32  # of two uniform numbers, how often one is the larger by up to a quarter
+    forward = deviations * math.sqrt(2 * near / loop.PLACES * loop.EPOCHS / loop.ORDERS)
     return [
         ("epochs", "place by number, correlation", n, f"{correlation:.3f}"),
         ("epochs", "neighbours, mean distance", n, f"{distance:.3f} of 0.333"),
+        (
+            "epochs",
+            "pairs in one batch that meet again",
+            loop.EPOCHS,
+            f"{deviations * math.sqrt(2 * again):.0f} of {again:.0f}",
+        ),
         ("epochs", "examples at their own place", loop.ORDERS, f"{in_place:.2f} of 1 an epoch"),
+        ("epochs", "examples moved forward by up to a quarter", loop.ORDERS, f"{forward:.3f} of {near:.2f}"),
+        ("epochs", "even numbers in a batch", loop.BATCHES, _variance(loop.BATCHES, loop.LEVEL)),
     ]
+
+
+def _variance(n: int, level: float) -> str:
+    fisher = stats.f(n - 1, n - 1)
+    return f"{fisher.isf(level / 2) * fisher.isf(1 - tolerances.SEEN):.1f} times the variance"
 
 
 def _augmentation() -> list[Row]:
@@ -96,6 +114,7 @@ def _augmentation() -> list[Row]:
     either = power.share_seen(0.5, a.EITHER_STEPS, a.EITHER_STEPS, a.LEVEL, known=a.EITHER_STEPS)
     return [
         ("augmentation", "flips, share", n, f"{share:.3f} of 0.5"),
+        ("augmentation", "flips, images of a step", a.STEPS, _variance(a.STEPS, a.LEVEL)),
         ("augmentation", "flips, neighbours alike", pairs, f"{fate:.3f} of 0.5"),
         ("augmentation", "targets that do not say what is seen", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),
         ("augmentation", "mixup, a share for each image", a.MIXED_STEPS, f"{untrue:.3f} of all steps"),

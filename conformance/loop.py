@@ -4,10 +4,12 @@ Two sound sides need not shuffle or drop alike. So properties are compared: in h
 in how many steps a loss comes again. Counts must be equal, statistics as nearly as their draws are.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from scipy import stats
 
 from conformance import power, tolerances
 from conformance.compare import Diff, differ
@@ -21,13 +23,15 @@ from vit_flax.weights import Weights
 EXAMPLES, EPOCH_BATCH, EPOCHS = 203, 16, 6  # eleven are left over each time
 PLACES = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
 ORDERS = 128  # epochs, in each of which about one example stays in its place
-LEVEL = tolerances.FALSE_ALARMS / 3  # three of an epoch's checks are statistical
+BATCHES = ORDERS * (EXAMPLES // EPOCH_BATCH)
+LEVEL = tolerances.FALSE_ALARMS / 6  # six of an epoch's checks are statistical
 # No weight moves: only the draws tell its steps apart.
 SETTLED = PLAIN.replace(learning_rate=1e-30, dropout=0.1, drop_path=0.1)
 NOISY_STEPS = 6
-AVERAGED_STEPS = 6
-# A decay that the average's short start reaches in its third step: both are seen.
-AVERAGING = FALLING.replace(ema_decay=0.3)
+AVERAGED_STEPS = 10
+# A decay that the average's short start reaches in its ninth step: both are seen. It is above a half, at which the
+# start of Mean Teacher's average begins.
+AVERAGING = FALLING.replace(ema_decay=0.52)
 EVALUATED, EVALUATION_BATCH = 29, 8  # five in the last batch
 CLASSIFIED = 256  # of which the closest calls are evaluated
 
@@ -35,6 +39,14 @@ CLASSIFIED = 256  # of which the closest calls are evaluated
 def counted(name: str, ours: float, theirs: float) -> Diff:
     """Two counts, which must be equal."""
     return Diff(name, "alone", abs(ours - theirs), None, 0.0)
+
+
+def spread(name: str, ours: np.ndarray, theirs: np.ndarray, level: float) -> Diff:
+    """Whether counts vary as much: the larger variance in units of the smaller, by Fisher's distribution."""
+    small, large = sorted((float(ours.var()), float(theirs.var())))
+    ratio = 1.0 if small == large else large / small if small else np.inf
+    limit = float(stats.f.isf(level / 2, len(ours) - 1, len(theirs) - 1)) if min(len(ours), len(theirs)) > 1 else np.inf
+    return Diff(name, "alone", ratio, None, limit)
 
 
 def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
@@ -45,11 +57,11 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
     diffs = []
     for name, count in EPOCH_COUNTS.items():
         diffs.append(counted(name, count(epochs), count(their_epochs)))
-    for name, others in (
+    for name, unlike in (
         ("epochs that differ when asked for again", lambda side: _unlike(_epochs(side, 0), _epochs(side, 0))),
         ("epochs that another seed changes", lambda side: _unlike(_epochs(side, 0), _epochs(side, 1))),
     ):
-        diffs.append(counted(name, others(candidate), others(reference)))
+        diffs.append(counted(name, unlike(candidate), unlike(reference)))
     had = _in_an_order_had_before(epochs + _epochs(candidate, 1))
     they_had = _in_an_order_had_before(their_epochs + _epochs(reference, 1))
     diffs.append(counted("orders had under another seed", had, they_had))
@@ -59,10 +71,16 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
     ours, theirs = _neighbours_apart(epochs), _neighbours_apart(their_epochs)
     limit = power.quantile(LEVEL) * math.sqrt(2 / 15 / PLACES)
     diffs.append(Diff("neighbours, mean distance", "alone", abs(ours - theirs), None, limit))
-    ours, theirs = (_in_place(_epochs(side, 0, ORDERS)) for side in (candidate, reference))
-    # How many stay where they were, of Poisson's distribution: the variance is the mean.
-    limit = power.quantile(LEVEL) * math.sqrt(ours + theirs)
-    diffs.append(Diff("examples at their own place", "alone", abs(ours - theirs), None, limit))
+    orders, their_orders = _epochs(candidate, 0, ORDERS), _epochs(reference, 0, ORDERS)
+    for name, rare, some, others in (
+        ("pairs in one batch that meet again", _meeting_again, epochs, their_epochs),
+        ("examples at their own place", _in_place, orders, their_orders),
+        ("examples moved forward by up to a quarter", _moved_forward, orders, their_orders),
+    ):
+        a, b = rare(some), rare(others)
+        # Nearly of Poisson's distribution: the variance is the mean.
+        diffs.append(Diff(name, "alone", abs(a - b), None, power.quantile(LEVEL) * math.sqrt(a + b)))
+    diffs.append(spread("even numbers in a batch", _even_numbers(orders), _even_numbers(their_orders), LEVEL))
     return tuple(diffs)
 
 
@@ -119,11 +137,31 @@ def _rank_correlation(epochs: Sequence[Epoch]) -> float:
 
 
 def _in_place(epochs: Sequence[Epoch]) -> int:
-    """Examples whose place is their number; an order that comes again counts once."""
-    in_place = 0
-    for order in {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}:
-        in_place += int((np.array(order) == np.arange(len(order))).sum())
-    return in_place
+    """Examples whose place is their number."""
+    return sum(int((order == np.arange(len(order))).sum()) for order in _distinct(epochs))
+
+
+def _meeting_again(epochs: Sequence[Epoch]) -> int:
+    """Pairs that are in one batch, and in one batch of the next epoch too."""
+    met = [{pair for batch in epoch for pair in itertools.combinations(sorted(batch.tolist()), 2)} for epoch in epochs]
+    return sum(len(now & then) for now, then in itertools.pairwise(met))
+
+
+def _moved_forward(epochs: Sequence[Epoch]) -> int:
+    """Examples that come earlier than their number, by up to a quarter of all."""
+    moves = [order - np.arange(len(order)) for order in _distinct(epochs)]
+    return sum(int(((by > 0) & (by <= EXAMPLES / 4)).sum()) for by in moves)
+
+
+def _even_numbers(epochs: Sequence[Epoch]) -> np.ndarray:
+    """How many each batch has; a batch that comes again counts once."""
+    batches = {tuple(sorted(batch.tolist())) for epoch in epochs for batch in epoch}
+    return np.array([sum(number % 2 == 0 for number in batch) for batch in batches])
+
+
+def _distinct(epochs: Sequence[Epoch]) -> list[np.ndarray]:
+    """The orders; one that comes again counts once."""
+    return [np.array(order) for order in {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}]
 
 
 def _neighbours_apart(epochs: Sequence[Epoch]) -> float:
@@ -180,7 +218,8 @@ def compare_averages(
 def compare_evaluation(
     candidate: TrainableSide, reference: TrainableSide, config: ViTConfig, weights: Weights, images: np.ndarray
 ) -> tuple[Diff, ...]:
-    """Accuracy on a set that is no multiple of the batch size: of labels that are right, and of some that are not.
+    """Accuracy on a set that is no multiple of the batch size: of labels that are right, of some that are not, and of
+    other weights, whose classes stand in another order.
 
     The images are the closest calls among many, with a head whose classes are on average equal, so that little need be
     wrong with an evaluation to change one: with any images, other statistics of pixels changed none on one small model.
@@ -202,9 +241,15 @@ def compare_evaluation(
     limit = tolerances.ROUNDING_FACTOR * tolerances.summation_error(EVALUATED)
     wrong_at_last = np.where(last, ranked[:, 0], right)
     diffs = []
-    for name, labels in (("every label right", right), ("the last batch's labels wrong", wrong_at_last)):
-        ours, theirs = (side.evaluate(weights, pixels, labels, plan) for side in (candidate, reference))
-        diffs.append(Diff(f"accuracy, {name}", "free", abs(ours / theirs - 1), None, limit))
+    rolled = {f"head/{kind}": np.roll(weights[f"head/{kind}"], 1, axis=-1) for kind in ("kernel", "bias")}
+    for name, held, labels in (
+        ("every label right", weights, right),
+        ("the last batch's labels wrong", weights, wrong_at_last),
+        ("of other weights", weights | rolled, (right + 1) % config.num_classes),
+    ):
+        ours, theirs = (side.evaluate(held, pixels, labels, plan) for side in (candidate, reference))
+        error = abs(ours - theirs) / (theirs or 1.0)  # a reference with a fault in it may have none right
+        diffs.append(Diff(f"accuracy, {name}", "free", error, None, limit))
     return tuple(diffs)
 
 

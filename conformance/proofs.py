@@ -33,6 +33,7 @@ from conformance.mutation import (
     sound,
 )
 from conformance.published import let_through
+from conformance.replay import Shown
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
 from vit_flax.durable import make_folder, write_json
@@ -84,13 +85,13 @@ def _new() -> Dict:
 
 
 @functools.cache
-def _ground(habitat: str) -> Ground:
-    return remembering(sound(HABITATS[habitat]))
+def _ground(habitat: str) -> tuple[Ground, Shown]:
+    return remembering(sound(HABITATS[habitat])), {}
 
 
 def _killed(planted: tuple[str, str]) -> Dict:
     habitat, name = planted
-    return _fault(kill(fault_named(name), _ground(habitat))) | {"habitat": habitat}
+    return _fault(kill(fault_named(name), *_ground(habitat))) | {"habitat": habitat}
 
 
 def _named(pair: tuple[str, str]) -> Dict:

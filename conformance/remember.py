@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from conformance.sides import Masks
+
 # Costly, and the same whenever given the same.
 REPLAYED = ("taps", "gradients", "train", "initial", "drawn", "crops", "averages", "evaluate")
 # What a rung also asks again to see whether it is the same.
@@ -34,10 +36,24 @@ class Remembered:
 
     def _ask(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         with self.lock:
-            if named.get("draw") is not None:  # a draw also counts what it is asked
-                return method(*arguments, **named)
+            if named.get("draw") is not None:
+                return self._drawing(name, method, arguments, named)
             key = self._key(name, (name, arguments, named))
             return method(*arguments, **named) if key is None else self._kept(key, method, arguments, named)
+
+    def _drawing(self, name: str, method: Callable[..., Any], arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Fresh masks are known by their seed, and count what they were asked; of any other draw nothing is known."""
+        draw = named["draw"]
+        if not isinstance(draw, Masks) or draw.asked:
+            return method(*arguments, **named)
+
+        def counting() -> tuple[Any, list[Any]]:
+            return method(*arguments, **named), list(draw.asked)
+
+        key = self._key(name, (name, arguments, named | {"draw": ("masks", draw.seed)}))
+        answer, asked = counting() if key is None else self._kept(key, counting, (), {})
+        draw.asked[:] = asked
+        return answer
 
     def _key(self, name: str, question: Any) -> bytes | None:
         return _digest(question) if name in REPLAYED else None

@@ -15,21 +15,25 @@ from vit_flax.config import ViTConfig
 
 Key = tuple[str, str]  # the tap and the mode of a comparison
 Diffs = dict[Key, Diff]
+Shown = dict[tuple[str, tuple[Fault, ...]], Diffs]  # by rung and faults: what tells the sound reference from that one
 
 CONFIGS_KEPT, BYTES_KEPT = 2, 2**29  # of each side
 
 
 class Replays:
-    """One rung against the reference with faults in it; both sides remember what they are asked again and again."""
+    """One rung against the reference with faults in it; both sides remember what they are asked again and again.
 
-    def __init__(self, ground: Ground, rung: Rung) -> None:
+    `shown` knows no target: diagnoses against one reference may share it.
+    """
+
+    def __init__(self, ground: Ground, rung: Rung, shown: Shown | None = None) -> None:
         self.sides: list[Replayed] = []
         build = _built_once if rung.repeats else functools.partial(_built_and_replayed, self.sides)
         target, reference = build(ground.target), build(ground.editable_reference)
         self.ground = dataclasses.replace(ground, target=target, reference_target=reference)
         self.rung = rung
         self.sound = _by_key(rung.climb(self.ground))
-        self._shown: dict[tuple[Fault, ...], Diffs] = {}
+        self._shown = {} if shown is None else shown
 
     def under(self, causes: tuple[Fault, ...]) -> Diffs | None:
         """What the rung finds against a reference with these faults; nothing where a side cannot take that."""
@@ -42,10 +46,11 @@ class Replays:
         For exact errors: two sides that are equal are equally wrong. On the input that a reference with faults in it
         makes, that need not be seen, as where attention is saturated.
         """
-        if causes not in self._shown:
+        asked = self.rung.name, causes
+        if asked not in self._shown:
             faulty = with_faults(self.ground.reference_target, causes)
-            self._shown[causes] = self._climb(dataclasses.replace(self.ground, target=faulty)) or {}
-        shown, found = self._shown[causes].get(key), self.sound.get(key)
+            self._shown[asked] = self._climb(dataclasses.replace(self.ground, target=faulty)) or {}
+        shown, found = self._shown[asked].get(key), self.sound.get(key)
         return shown is not None and found is not None and _alike(shown.error, found.error)
 
     def may_explain(self, causes: tuple[Fault, ...], keys: Iterable[Key]) -> bool:

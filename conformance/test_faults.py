@@ -27,6 +27,12 @@ def grounds(pytestconfig):
 
 
 @pytest.fixture(scope="module")
+def shown():
+    """By habitat."""
+    return {name: {} for name in HABITATS}
+
+
+@pytest.fixture(scope="module")
 def ground(grounds):
     return next(ground for ground in grounds.values() if ground.config == CONFIG)
 
@@ -41,8 +47,9 @@ def test_a_sound_model_passes_every_gate(name, ground):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_is_caught_at_its_place_and_named(fault, grounds, mutation):
-    result = kill(fault, grounds[habitat(fault)])
+def test_a_fault_is_caught_at_its_place_and_named(fault, grounds, shown, mutation):
+    planted_in = habitat(fault)
+    result = kill(fault, grounds[planted_in], shown[planted_in])
 
     mutation.append(result)
     assert result.placed, f"{result.caught_by}: {result.place}, expected {fault.rung}: {result.expected}"

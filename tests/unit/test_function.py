@@ -187,6 +187,16 @@ class Adding(FlaxSide):
         return found._replace(parameters={n: g + last.parameters[n] for n, g in found.parameters.items()})
 
 
+class WholeBlocks(FlaxSide):
+    """A sum over rows in blocks of eight, which leaves the last few out."""
+
+    def gradients(self, weights, images, upstream, given=None, draw=None):
+        found = super().gradients(weights, images, upstream, given, draw)
+        rows = len(images) * found.inputs["encoder/00"].shape[1]
+        short = found.parameters["norm/bias"] * (rows - rows % 8) / rows
+        return found._replace(parameters={**found.parameters, "norm/bias": short})
+
+
 class AnyOrder(FlaxSide):
     """Sums in any order, as atomic additions on a GPU: even what is zero is rounding of another size each time."""
 
@@ -205,6 +215,11 @@ class AnyOrder(FlaxSide):
 def test_gradients_that_were_not_set_to_zero_are_told():
     _, diffs = climbed(Adding, "gradients function")
     assert causes_first(diffs)[0].tap.startswith("asked again: ")
+
+
+def test_rows_that_a_gradient_leaves_out_are_told():
+    _, diffs = climbed(WholeBlocks, "gradients function")
+    assert {diff.tap for diff in diffs if not diff.passes} == {"of three images: norm/bias"}
 
 
 def test_gradients_may_be_summed_in_any_order():

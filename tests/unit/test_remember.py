@@ -8,6 +8,7 @@ import pytest
 
 from conformance.flax_side import FlaxSide
 from conformance.mutation import sound
+from conformance.randomness import noisy
 from conformance.remember import Remembered, Replayed
 from conformance.sides import Masks
 
@@ -25,9 +26,22 @@ def test_a_remembered_answer_is_given_to_the_same_question_only(ground):
     assert side.taps(ground.weights, ground.images, given=first) is not first
     assert side.taps(ground.weights | {"head/bias": ground.weights["head/bias"] + 1}, ground.images) is not first
     assert side.taps(ground.weights, ground.images.astype(np.float64))["logits"].dtype == np.float64
-    masks = Masks(0)
-    side.taps(ground.weights, ground.images, draw=masks)
-    assert side.taps(ground.weights, ground.images, draw=masks) is not first
+
+
+def test_an_answer_under_masks_is_remembered_with_what_they_were_asked(ground):
+    side = Remembered(FlaxSide(noisy(ground.config)))
+
+    def asked(masks):
+        return side.taps(ground.weights, ground.images, draw=masks)
+
+    one, again, other = Masks(0), Masks(0), Masks(1)
+    first = asked(one)
+
+    assert asked(again) is first
+    assert again.asked == one.asked != []
+    assert asked(again) is not first  # it goes on from there
+    assert asked(other) is not first
+    assert asked(lambda shape, keep: np.ones(shape, bool)) is not asked(lambda shape, keep: np.ones(shape, bool))
 
 
 class Holding:

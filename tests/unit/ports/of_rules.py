@@ -88,6 +88,16 @@ def of_held_probabilities(z: Tensor, y: Tensor, mask: Tensor, smoothing: float) 
     return (-(targets * p.log()).sum(dim=-1) * mask).sum() / mask.sum()
 
 
+def likeliest(share: Callable[[Tensor], Tensor]) -> Target:
+    """The accuracy of what is made of the logits."""
+
+    def method(self: Any, logits: Any, labels: Any, mask: Any) -> Any:
+        hits = share(to_torch(logits, "cpu")).argmax(dim=-1).numpy() == labels
+        return (hits * mask).sum() / mask.sum()
+
+    return doing(accuracy=method)
+
+
 def tied(self: Any, logits: Any, labels: Any, mask: Any) -> float:
     z, y = torch.tensor(logits), torch.tensor(labels)
     hits = z.gather(1, y[:, None])[:, 0] >= z.amax(dim=1)
@@ -110,6 +120,8 @@ LOSS: dict[str, Target] = {
     "padding counted in the accuracy": accuracy(lambda hits, mask: hits.mean()),
     "accuracy off by a class": doing(accuracy=wrong_labels),
     "a tie is right": doing(accuracy=tied),
+    "likeliest class of rounded probabilities": likeliest(lambda z: torch.softmax(z, dim=-1)),
+    "likeliest class of sigmoids": likeliest(torch.sigmoid),
 }
 for count in (2, 4, 8):
     LOSS[f"mean of {count} devices' means"] = loss(loss_by_devices(count))
@@ -222,7 +234,7 @@ def warming(share: Callable[[int, int], float]) -> Target:
 
 def cosine(share: Callable[[Any, int], float], least: float = 0.0) -> Target:
     def rate(recipe: Any, step: int) -> float:
-        if recipe.schedule == "constant" or step < recipe.warmup_epochs:
+        if recipe.schedule == "constant" or step < round(recipe.warmup_epochs):
             return sound(recipe, step)
         return recipe.learning_rate * (least + (1 - least) * (1 + math.cos(math.pi * share(recipe, step))) / 2)
 
@@ -230,7 +242,7 @@ def cosine(share: Callable[[Any, int], float], least: float = 0.0) -> Target:
 
 
 def clamped(recipe: Any, step: int) -> float:
-    warming_up = recipe.schedule == "constant" or step < recipe.warmup_epochs
+    warming_up = recipe.schedule == "constant" or step < round(recipe.warmup_epochs)
     return sound(recipe, step) if warming_up else max(sound(recipe, step), 1e-6)
 
 
@@ -285,5 +297,11 @@ SCHEDULE: dict[str, Target] = {
     "cosine with a floor": rates(clamped),
     "steps counted in bfloat16": doing(rates=counted_in_bfloat16),
     "rates in float32": doing(rates=optaxes),
+    "fraction of a warm-up left out": rates(
+        lambda recipe, step: sound(recipe.replace(warmup_epochs=int(recipe.warmup_epochs)), step)
+    ),
+    "half a step of warm-up counted whole": rates(
+        lambda recipe, step: sound(recipe.replace(warmup_epochs=math.floor(recipe.warmup_epochs + 0.5)), step)
+    ),
     "no warm-up": rates(lambda recipe, step: sound(recipe.replace(warmup_epochs=0.0), step)),
 }
