@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from conformance.faults import Around, Fault, is_kernel, recipe_changed
-from conformance.rounding import to_bfloat16, to_bits
+from conformance.rounding import to_bfloat16
 from vit_flax.config import ViTConfig
 from vit_flax.recipe import Recipe
 from vit_flax.weights import Weights
@@ -97,9 +97,8 @@ def uncorrected(beta: float, step: int) -> float:
 
 
 def multiplied_in_bfloat16(beta: float, mean: Array) -> Array:
-    """optax multiplies what it kept by beta, which is then as narrow. XLA rounds to it by way of float32."""
-    kept = to_bits(mean.astype(np.float32), 8)
-    return to_bits(np.float32(to_bits(np.array(beta), 8)) * kept, 8).astype(mean.dtype)
+    """optax multiplies what it kept by beta, which is then as narrow."""
+    return to_bfloat16(to_bfloat16(np.array(beta)) * to_bfloat16(mean))
 
 
 def decays_too(decayed: Callable[[str, np.ndarray], bool]) -> dict[str, Around]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from conformance import proofs
+from conformance import proofs, unseen
 from conformance.catalogue import fault_named
 from conformance.exposure import Margin, measured_in, part_of, run
 from conformance.faults import is_at
@@ -39,6 +39,15 @@ def test_the_page_would_change_with_the_record():
     other["faults"][0]["caught_at"] = "elsewhere"
     assert "elsewhere" in proofs.page(other)
     assert proofs.page(other) != proofs.page(proofs.newest())
+
+
+def test_the_table_of_unseen_faults_is_the_newest_record_and_would_change_with_it():
+    text, recorded = proofs.PAGE.read_text(), unseen.newest()
+    assert unseen.written(text, recorded) == text
+
+    other = copy.deepcopy(recorded)
+    other["rounds"][0]["faults"].pop()
+    assert unseen.written(text, other) != text
 
 
 def test_the_newest_record_is_of_this_catalogue_and_its_survivors_are_known():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from conformance.precision import from_torch, to_torch
+from conformance.precision import to_torch
 from conformance.rungs import Target
 from conformance.torch_side import Twin
 from reference import train
@@ -54,33 +54,12 @@ def from_bfloat16(self: Any, weights: Any, images: Array, labels: Array, recipe:
     return sound(self, weights, images, labels, recipe)
 
 
-def clipped_late(self: Any, weights: Any, images: Array, labels: Array, recipe: Any) -> Any:
-    """What is clipped is the update: optax.chain(adamw(...), clip_by_global_norm(...))."""
-    self.load(weights)
-    optimizer = train.optimizer(recipe, self.state)
-    scheduler = train.scheduler(recipe, optimizer, steps_per_epoch=1)
-    losses, after = [], []
-    for batch, names in zip(images, labels, strict=True):
-        x, y = to_torch(batch, "cpu"), to_torch(names.astype(np.int64), "cpu")
-        leaves = list(self.state.parameters())
-        before = [leaf.detach().clone() for leaf in leaves]
-        plain = recipe.replace(clip_norm=None)
-        losses.append(from_torch(train.train_step(self.model, optimizer, scheduler, x, y, plain, 0.0)))
-        with torch.no_grad():
-            moves = [leaf - was for leaf, was in zip(leaves, before, strict=True)]
-            train.clip_(moves, recipe.clip_norm or torch.inf, 0.0)
-            for leaf, was, move in zip(leaves, before, moves, strict=True):
-                leaf.copy_(was + move)
-        after.append({name: leaf.copy() for name, leaf in self.read().items()})
-    return np.array(losses), after
-
-
 def a_buffer(name: str) -> Target:
     """A leaf that asks for no gradient."""
     return loaded(lambda model: model.get_parameter(name).requires_grad_(False))
 
 
-built = train.optimizer
+built, stepped = train.optimizer, train.train_step
 
 
 def trained_with(**pieces: Callable[..., Any]) -> Target:
@@ -135,6 +114,22 @@ def by_velocity(recipe: Any, model: Any) -> torch.optim.Optimizer:
     if recipe.optimizer != "sgd":
         return built(recipe, model)
     return Velocity(model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum)
+
+
+def clipped_late(
+    model: Any, optimizer: Any, scheduler: Any, images: Any, labels: Any, recipe: Any, clip_epsilon: float
+) -> torch.Tensor:
+    """What is clipped is the update: optax.chain(adamw(...), clip_by_global_norm(...))."""
+    leaves = list(model.parameters())
+    before = [leaf.detach().clone() for leaf in leaves]
+    unclipped = dataclasses.replace(recipe, clip_norm=None)
+    loss = stepped(model, optimizer, scheduler, images, labels, unclipped, clip_epsilon)
+    with torch.no_grad():
+        moves = [leaf - was for leaf, was in zip(leaves, before, strict=True)]
+        train.clip_(moves, recipe.clip_norm or torch.inf, clip_epsilon)
+        for leaf, was, move in zip(leaves, before, moves, strict=True):
+            leaf.copy_(was + move)
+    return loss
 
 
 def accumulating(clipped: Callable[[list[list[torch.Tensor]], float], list[torch.Tensor]]) -> Callable[..., Any]:
@@ -232,7 +227,7 @@ COURSE: dict[str, Target] = {
     "scheduler stepped first": trained_with(scheduler=before_the_optimizer),
     "rate inside the velocity": trained_with(optimizer=by_velocity),
     "decay at the highest rate": trained_with(optimizer=decaying_at_the_peak),
-    "not clipped in training": doing(train=clipped_late),
+    "not clipped in training": trained_with(train_step=clipped_late),
     "clipped before unscaling": trained_with(clip_=still_scaled),
     "micro-batches clipped one by one": trained_with(train_step=accumulating(one_by_one)),
     "clipped after each micro-batch": trained_with(train_step=accumulating(after_each)),
