@@ -23,6 +23,7 @@ from conformance.catalogue import fault_named
 from conformance.exposure import margins
 from conformance.faults import is_at
 from conformance.mutation import (
+    CONFIG,
     HABITATS,
     Kill,
     faults_in,
@@ -96,7 +97,8 @@ def _killed(planted: tuple[str, str]) -> Dict:
 
 def _named(pair: tuple[str, str]) -> Dict:
     one, other = (fault_named(name) for name in pair)
-    return pair_told(one, other, sound())
+    ground, _ = _ground(next(name for name, config in HABITATS.items() if config == CONFIG))
+    return pair_told(one, other, ground)
 
 
 def _timed(run: Any) -> float:
