@@ -337,9 +337,10 @@ def _erasing(candidate: TrainableSide, reference: TrainableSide, config: ViTConf
 
 @dataclasses.dataclass(frozen=True)
 class Mixed:
-    """Of each step (steps, 1): whether all targets say what is seen, by how many grey levels the first image's is off,
-    its own share, whether all images have the same, and whether every image is of one colour. And of each step in which
-    the first image is of two colours (steps, 2): the middle row and column of what was pasted.
+    """Of each step (steps, 1): whether all targets say what is seen, whether one is off by a grey level or more, the
+    own share of the first image that is mixed with another, whether all of these have the same, and whether every image
+    is of one colour. And of each step in which the first image is of two colours (steps, 2): the middle row and column
+    of what was pasted.
     """
 
     true: np.ndarray
@@ -355,16 +356,19 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
     count = min(MIXED_IMAGES, config.num_classes)
     labels, grey = np.arange(count), np.linspace(20, 230, count).round()
     pixels = np.broadcast_to(grey[:, None, None, None], (count, *SIZE, config.channels)).astype(np.uint8)
+    rounding = 2 * tolerances.UNIT_ROUNDOFF["float32"]
     true, off, own, alike, even, middles = [], [], [], [], [], []
     for step in range(steps):
         images, targets = side.augment(pixels, labels, 0, step, p)
         seen = _levels(images, p)
         said = targets[:, :count].astype(np.float64) @ grey
-        wrong = seen.mean(axis=(1, 2, 3)) - said
-        true.append(np.abs(wrong).max() <= tolerances.GREY_LEVELS)
-        off.append(wrong[0] if abs(wrong[0]) > tolerances.GREY_LEVELS else 0.0)
-        own.append(targets[0, 0])
-        alike.append(np.ptp(targets[labels, labels]) <= 2 * tolerances.UNIT_ROUNDOFF["float32"])
+        wrong = np.abs(seen.mean(axis=(1, 2, 3)) - said).max()
+        true.append(wrong <= tolerances.GREY_LEVELS)
+        off.append(wrong >= 1)
+        shares = targets[labels, labels]
+        mixed = shares[shares < 1 - rounding]  # an image may be its own partner
+        own.append(mixed[0] if mixed.size else 1.0)
+        alike.append(mixed.size == 0 or np.ptp(mixed) <= rounding)
         even.append(np.ptp(seen, axis=(1, 2)).max() <= tolerances.GREY_LEVELS)
         pasted = (np.abs(seen[0] - grey[0]) > tolerances.GREY_LEVELS).any(axis=-1)
         if pasted.any() and not pasted.all():
@@ -378,7 +382,7 @@ def _mix(side: TrainableSide, config: ViTConfig, p: Recipe, steps: int) -> Mixed
 def _mixed(name: str, ours: Mixed, theirs: Mixed) -> list[Diff]:
     return [
         _shares(f"{name}, targets that say what is seen", ours.true, theirs.true),
-        _distributed(f"{name}, targets off by", ours.off.ravel(), theirs.off.ravel()),
+        _shares(f"{name}, targets off by a grey level", ours.off, theirs.off),
         _distributed(f"{name}, own share", ours.own.ravel(), theirs.own.ravel()),
         _shares(f"{name}, one share for a batch", ours.alike, theirs.alike),
     ]

@@ -115,7 +115,7 @@ EPOCHS = (
     ),
     of_epochs(
         name="shuffled within a buffer",
-        place="place by number, correlation",
+        place="examples moved forward by up to a quarter",
         seen="tf.data's shuffle(32)",
         around=rows(within_a_buffer),
     ),

@@ -76,25 +76,23 @@ def _dropout() -> list[Row]:
 
 
 def _epochs() -> list[Row]:
-    n, deviations = loop.PLACES, power.deviations_seen(loop.LEVEL)
-    correlation, distance = deviations * math.sqrt(2 / n), deviations * math.sqrt(2 / 15 / n)
-    in_place = deviations * math.sqrt(2 / loop.ORDERS)
-    batch, batches = loop.EPOCH_BATCH, loop.EXAMPLES // loop.EPOCH_BATCH
-    pairs = batches * math.comb(batch, 2)
-    again = pairs**2 / math.comb(loop.EXAMPLES, 2) * (loop.EPOCHS - 1)
-    near = 7 / 32  # of two uniform numbers, how often one is the larger by up to a quarter
-    forward = deviations * math.sqrt(2 * near / loop.PLACES * loop.EPOCHS / loop.ORDERS)
+    n, orders = loop.PLACES, loop.ORDERS
+    pairs = n // loop.EPOCH_BATCH * math.comb(loop.EPOCH_BATCH, 2)
+    again = pairs**2 / math.comb(loop.EXAMPLES, 2)
+    near = 7 / 32  # of two uniform numbers, how often the first is the larger by up to a quarter
+    # Rare events are nearly of Poisson's distribution.
+    variances = {"correlation": 1 / n, "again": again, "in place": 1.0, "forward": near * n}
+    deviations = power.deviations_seen(loop.LEVEL, known=orders)
+    seen = {name: deviations * math.sqrt(2 * variance / orders) for name, variance in variances.items()}
+    # Of three independent uniform numbers, |a - b| has variance 1/18, and covariance 1/180 with |b - c|: the mean of n
+    # distances in a row has variance (1/18 + 2/180) / n = 1/15n.
+    distance = power.deviations_seen(loop.LEVEL) * math.sqrt(2 / 15 / (loop.EPOCH_BATCH - 1) / loop.BATCHES)
     return [
-        ("epochs", "place by number, correlation", n, f"{correlation:.3f}"),
-        ("epochs", "neighbours, mean distance", n, f"{distance:.3f} of 0.333"),
-        (
-            "epochs",
-            "pairs in one batch that meet again",
-            loop.EPOCHS,
-            f"{deviations * math.sqrt(2 * again):.0f} of {again:.0f}",
-        ),
-        ("epochs", "examples at their own place", loop.ORDERS, f"{in_place:.2f} of 1 an epoch"),
-        ("epochs", "examples moved forward by up to a quarter", loop.ORDERS, f"{forward:.3f} of {near:.2f}"),
+        ("epochs", "examples moved forward by up to a quarter", orders, f"{seen['forward']:.1f} of {near * n:.0f}"),
+        ("epochs", "place by number, correlation", orders, f"{seen['correlation']:.3f}"),
+        ("epochs", "neighbours, mean distance", loop.BATCHES, f"{distance:.4f} of 0.333"),
+        ("epochs", "pairs in one batch that meet again", orders, f"{seen['again']:.1f} of {again:.0f}"),
+        ("epochs", "examples at their own place", orders, f"{seen['in place']:.2f} of 1"),
         ("epochs", "even numbers in a batch", loop.BATCHES, _variance(loop.BATCHES, loop.LEVEL)),
     ]
 

@@ -21,8 +21,8 @@ from vit_flax.recipe import Recipe, recipe
 from vit_flax.weights import Weights
 
 EXAMPLES, EPOCH_BATCH, EPOCHS = 203, 16, 6  # eleven are left over each time
-PLACES = EPOCHS * (EXAMPLES - EXAMPLES % EPOCH_BATCH)
-ORDERS = 128  # epochs, in each of which about one example stays in its place
+PLACES = EXAMPLES - EXAMPLES % EPOCH_BATCH  # of an epoch
+ORDERS = 128  # epochs whose statistics are taken
 BATCHES = ORDERS * (EXAMPLES // EPOCH_BATCH)
 LEVEL = tolerances.FALSE_ALARMS / 6  # six of an epoch's checks are statistical
 # No weight moves: only the draws tell its steps apart.
@@ -43,10 +43,12 @@ def counted(name: str, ours: float, theirs: float) -> Diff:
 
 def spread(name: str, ours: np.ndarray, theirs: np.ndarray, level: float) -> Diff:
     """Whether counts vary as much: the larger variance in units of the smaller, by Fisher's distribution."""
-    small, large = sorted((float(ours.var()), float(theirs.var())))
-    ratio = 1.0 if small == large else large / small if small else np.inf
-    limit = float(stats.f.isf(level / 2, len(ours) - 1, len(theirs) - 1)) if min(len(ours), len(theirs)) > 1 else np.inf
-    return Diff(name, "alone", ratio, None, limit)
+    if min(len(ours), len(theirs)) < 2:
+        return Diff(name, "alone", 0.0, None, np.inf)
+    large, small = sorted((ours, theirs), key=np.var, reverse=True)
+    a, b = float(large.var(ddof=1)), float(small.var(ddof=1))
+    ratio = 1.0 if a == b else a / b if b else np.inf
+    return Diff(name, "alone", ratio, None, float(stats.f.isf(level / 2, len(large) - 1, len(small) - 1)))
 
 
 def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[Diff, ...]:
@@ -65,21 +67,11 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
     had = _in_an_order_had_before(epochs + _epochs(candidate, 1))
     they_had = _in_an_order_had_before(their_epochs + _epochs(reference, 1))
     diffs.append(counted("orders had under another seed", had, they_had))
-    ours, theirs = _rank_correlation(epochs), _rank_correlation(their_epochs)
-    limit = power.quantile(LEVEL) * math.sqrt(2 / PLACES)
-    diffs.append(Diff("place by number, correlation", "alone", abs(ours - theirs), None, limit))
-    ours, theirs = _neighbours_apart(epochs), _neighbours_apart(their_epochs)
-    limit = power.quantile(LEVEL) * math.sqrt(2 / 15 / PLACES)
-    diffs.append(Diff("neighbours, mean distance", "alone", abs(ours - theirs), None, limit))
     orders, their_orders = _epochs(candidate, 0, ORDERS), _epochs(reference, 0, ORDERS)
-    for name, rare, some, others in (
-        ("pairs in one batch that meet again", _meeting_again, epochs, their_epochs),
-        ("examples at their own place", _in_place, orders, their_orders),
-        ("examples moved forward by up to a quarter", _moved_forward, orders, their_orders),
-    ):
-        a, b = rare(some), rare(others)
-        # Nearly of Poisson's distribution: the variance is the mean.
-        diffs.append(Diff(name, "alone", abs(a - b), None, power.quantile(LEVEL) * math.sqrt(a + b)))
+    if not all(orders):
+        return (*diffs, Diff("epochs", "alone", np.inf, None, 0.0, "an epoch without a batch"))
+    for name, statistic in EPOCH_STATISTICS.items():
+        diffs.append(_means(name, statistic(_distinct(orders)), statistic(_distinct(their_orders))))
     diffs.append(spread("even numbers in a batch", _even_numbers(orders), _even_numbers(their_orders), LEVEL))
     return tuple(diffs)
 
@@ -130,48 +122,75 @@ def _unlike(epochs: Sequence[Epoch], others: Sequence[Epoch]) -> int:
     return sum(not np.array_equal(np.concatenate(a), np.concatenate(b)) for a, b in pairs)
 
 
-def _rank_correlation(epochs: Sequence[Epoch]) -> float:
-    """Of an example's number and its place in the epoch: of variance 1 / places, where the order is random."""
-    orders = [np.concatenate(epoch).astype(np.float64) for epoch in epochs]
-    return float(np.mean([np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders]))
+def _distinct(epochs: Sequence[Epoch]) -> list[Epoch]:
+    """One that comes again counts once: its statistics are no further draw."""
+    return list({tuple(np.concatenate(epoch).tolist()): epoch for epoch in epochs}.values())
 
 
-def _in_place(epochs: Sequence[Epoch]) -> int:
-    """Examples whose place is their number."""
-    return sum(int((order == np.arange(len(order))).sum()) for order in _distinct(epochs))
+def _means(name: str, ours: np.ndarray, theirs: np.ndarray) -> Diff:
+    """The mean of what is counted in each epoch, or batch; how far it may stray is known from how it varies among them.
+
+    A reference with a fault in it, that moves whole batches, varies more than a sound one.
+    """
+    n = min(len(ours), len(theirs))
+    if n < 2:
+        return Diff(name, "alone", 0.0, None, np.inf)
+    deviation = math.sqrt(ours.var(ddof=1) / len(ours) + theirs.var(ddof=1) / len(theirs))
+    return Diff(name, "alone", abs(ours.mean() - theirs.mean()), None, power.quantile(LEVEL, n) * deviation)
 
 
-def _meeting_again(epochs: Sequence[Epoch]) -> int:
+def _rank_correlation(epochs: Sequence[Epoch]) -> np.ndarray:
+    """Of an example's number and its place in the epoch."""
+    orders = [np.concatenate(epoch) for epoch in epochs]
+    return np.array([np.corrcoef(order, np.arange(len(order)))[0, 1] for order in orders])
+
+
+def _neighbours_apart(epochs: Sequence[Epoch]) -> np.ndarray:
+    """Of each batch, the mean distance of the numbers side by side, as a share of all."""
+    return np.array([np.abs(np.diff(batch)).mean() / EXAMPLES for batch in _distinct_batches(epochs)])
+
+
+def _meeting_again(epochs: Sequence[Epoch]) -> np.ndarray:
     """Pairs that are in one batch, and in one batch of the next epoch too."""
-    met = [{pair for batch in epoch for pair in itertools.combinations(sorted(batch.tolist()), 2)} for epoch in epochs]
-    return sum(len(now & then) for now, then in itertools.pairwise(met))
+    together = []
+    for epoch in epochs:
+        batch_of = np.full(EXAMPLES, -1)
+        for number, batch in enumerate(epoch):
+            batch_of[batch % EXAMPLES] = number
+        together.append(np.triu((batch_of[:, None] == batch_of) & (batch_of >= 0), k=1))
+    return np.array([int((now & then).sum()) for now, then in itertools.pairwise(together)])
 
 
-def _moved_forward(epochs: Sequence[Epoch]) -> int:
+def _in_place(epochs: Sequence[Epoch]) -> np.ndarray:
+    """Examples whose place is their number."""
+    orders = [np.concatenate(epoch) for epoch in epochs]
+    return np.array([int((order == np.arange(len(order))).sum()) for order in orders])
+
+
+def _moved_forward(epochs: Sequence[Epoch]) -> np.ndarray:
     """Examples that come earlier than their number, by up to a quarter of all."""
-    moves = [order - np.arange(len(order)) for order in _distinct(epochs)]
-    return sum(int(((by > 0) & (by <= EXAMPLES / 4)).sum()) for by in moves)
+    orders = [np.concatenate(epoch) for epoch in epochs]
+    moves = [order - np.arange(len(order)) for order in orders]
+    return np.array([int(((by > 0) & (by <= EXAMPLES / 4)).sum()) for by in moves])
+
+
+EPOCH_STATISTICS: dict[str, Callable[[Sequence[Epoch]], np.ndarray]] = {
+    "examples moved forward by up to a quarter": _moved_forward,
+    "place by number, correlation": _rank_correlation,
+    "neighbours, mean distance": _neighbours_apart,
+    "pairs in one batch that meet again": _meeting_again,
+    "examples at their own place": _in_place,
+}
 
 
 def _even_numbers(epochs: Sequence[Epoch]) -> np.ndarray:
-    """How many each batch has; a batch that comes again counts once."""
-    batches = {tuple(sorted(batch.tolist())) for epoch in epochs for batch in epoch}
-    return np.array([sum(number % 2 == 0 for number in batch) for batch in batches])
+    """How many each batch has."""
+    return np.array([int((batch % 2 == 0).sum()) for batch in _distinct_batches(epochs)])
 
 
-def _distinct(epochs: Sequence[Epoch]) -> list[np.ndarray]:
-    """The orders; one that comes again counts once."""
-    return [np.array(order) for order in {tuple(np.concatenate(epoch).tolist()) for epoch in epochs}]
-
-
-def _neighbours_apart(epochs: Sequence[Epoch]) -> float:
-    """Mean distance of the numbers of examples side by side, as a share of all.
-
-    Of three independent uniform numbers, |a - b| has variance 1/18, and covariance 1/180 with |b - c|: the mean of n
-    distances in a row has variance (1/18 + 2/180) / n = 1/15n.
-    """
-    steps = [np.abs(np.diff(np.concatenate(epoch).astype(np.float64))) for epoch in epochs]
-    return float(np.concatenate(steps).mean()) / EXAMPLES
+def _distinct_batches(epochs: Sequence[Epoch]) -> list[np.ndarray]:
+    """One that comes again counts once."""
+    return list({tuple(batch.tolist()): batch for epoch in epochs for batch in epoch}.values())
 
 
 def compare_noise(
@@ -232,7 +251,7 @@ def compare_evaluation(
     mean = logits.mean(axis=0)
     weights = {**weights, "head/bias": weights["head/bias"] - mean}
     ranked, values = (logits - mean).argsort(axis=-1), np.sort(logits - mean, axis=-1)
-    lead = values[:, -1] - values[:, -2]
+    lead = values[:, -1] - values[:, -2] if config.num_classes > 1 else np.full(CLASSIFIED, np.inf)
     clear = lead > lead_needed
     closest = np.sort(np.argsort(np.where(clear, lead, np.inf))[:EVALUATED])
     pixels, ranked, clear = pixels[closest], ranked[closest], clear[closest]

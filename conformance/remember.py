@@ -35,6 +35,7 @@ class Remembered:
         return functools.partial(self._ask, name, method) if callable(method) else method
 
     def _ask(self, name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        assert not any(map(callable, arguments)), "a draw is given by name"
         with self.lock:
             if named.get("draw") is not None:
                 return self._drawing(name, method, arguments, named)
@@ -113,13 +114,14 @@ def _digest(value: Any) -> bytes:
                     hashed.update(name.encode())
                     add(value[name])
             case tuple() | list():
+                hashed.update(f"{len(value)} of ".encode())
                 for item in value:
                     add(item)
             case np.ndarray():
                 hashed.update(f"{value.dtype}{value.shape}".encode())
                 hashed.update(np.ascontiguousarray(value).tobytes())
             case _:
-                hashed.update(repr(value).encode())
+                hashed.update(f"{value!r},".encode())
 
     add(value)
     return hashed.digest()

@@ -226,8 +226,8 @@ class Twin(TorchSide):
 class Drawing(TorchDispatchMode):
     """PyTorch's dropout draws from `draw` where it would draw bits; its rule, positions and shapes stay its own.
 
-    Under a state of PyTorch's generator that was had before, it draws what it drew then: `torch.utils.checkpoint`
-    computes again in the backward pass, and restores that state unless it is told not to.
+    Under a state of the generator that was had before, it draws what it drew then: `torch.utils.checkpoint` computes
+    again in the backward pass, and restores the states of the default ones unless it is told not to.
     """
 
     def __init__(self, draw: Draw) -> None:
@@ -239,7 +239,7 @@ class Drawing(TorchDispatchMode):
         match func:
             case torch.ops.aten.bernoulli_.float:
                 noise, keep = args if len(args) == 2 else (*args, 0.5)  # PyTorch leaves its default out
-                return noise.copy_(self._mask(noise, keep))
+                return noise.copy_(self._mask(noise, keep, (kwargs or {}).get("generator")))
             case torch.ops.aten.native_dropout.default if self._drops(*args):  # on GPUs, in one kernel
                 x, rate = args[:2]
                 mask = self._mask(x, 1 - rate)
@@ -251,12 +251,17 @@ class Drawing(TorchDispatchMode):
         """Whether this call would draw: a rate of 0 or 1 leaves no choice; None is taken for training."""
         return training is not False and 0 < rate < 1
 
-    def _mask(self, like: torch.Tensor, keep: float) -> torch.Tensor:
-        asked = torch.random.get_rng_state().numpy().tobytes(), tuple(like.shape), float(keep)
-        torch.rand(())  # the state moves on, as bits would have moved it
+    def _mask(self, like: torch.Tensor, keep: float, generator: torch.Generator | None = None) -> torch.Tensor:
+        generator = generator or _default_generator(like.device)
+        asked = generator.get_state().numpy().tobytes(), tuple(like.shape), float(keep)
+        torch.rand((), generator=generator, device=generator.device)  # the state moves on, as bits would have moved it
         if asked not in self.drawn:
             self.drawn[asked] = np.array(self.draw(*asked[1:]))
         return torch.from_numpy(self.drawn[asked]).to(like)
+
+
+def _default_generator(device: torch.device) -> torch.Generator:
+    return torch.default_generator if device.type == "cpu" else torch.cuda.default_generators[device.index or 0]
 
 
 @contextlib.contextmanager

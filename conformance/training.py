@@ -53,13 +53,13 @@ UPDATES = 3
 
 
 def compare_loss(candidate: TrainableSide, reference: TrainableSide, config: ViTConfig) -> tuple[Diff, ...]:
-    """Value and gradient, with and without label smoothing and padding, and of logits hundreds apart.
+    """Value and gradient, with and without label smoothing and padding, and of logits a thousand apart.
 
-    Those would reach a bound for probabilities or logits. In float64 alone: the loss of few images outweighs the
-    others', and its rounding in float32 would be a matter of luck.
+    Those would reach a bound for probabilities, and their exponentials are infinite. In float64 alone: the loss of few
+    images outweighs the others', and its rounding in float32 would be a matter of luck.
     """
     logits, labels, padded = _answers(config)
-    whole, wide = np.ones_like(padded), 32 * logits
+    whole, wide = np.ones_like(padded), 128 * logits
     diffs = []
     for smoothing in (0.0, 0.1):
         for name, logits_, mask, precisions in (

@@ -25,7 +25,7 @@ class Recipe:
     epsilon: float  # Adam's, added to the root
     learning_rate: float  # the highest
     schedule: Literal["constant", "cosine"]  # cosine: down to zero after the last step
-    warmup_epochs: float  # linear, from zero
+    warmup_epochs: float  # linear, from zero; rounded to whole steps, halves to even
     weight_decay: float  # AdamW's, decoupled, of kernels only
     clip_norm: float | None  # of the whole gradient; None: not clipped
     label_smoothing: float

@@ -1,9 +1,12 @@
 """The statistics of dropout: shares of draws that share a fate are no surer than the draws there are."""
 
+import functools
 import math
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from conformance.catalogue import fault_named
 from conformance.compare import causes_first
@@ -97,3 +100,22 @@ def test_what_the_backward_pass_computes_again_has_the_masks_of_the_forward_pass
     first = causes_first(drawn_again)[0]
     draws = sum(diff.tap.startswith("draw ") for diff in drawn_again)
     assert (first.tap, first.problem) == (f"the gradient's draw {draws:02}", "the reference draws no more")
+
+
+def test_a_generator_of_ones_own_that_is_not_restored_is_told():
+    side, generator = computed_again(MLP, keeping_state=True)(CONFIG), torch.Generator()
+
+    def dropped(x, part):
+        if not part.training:
+            return x
+        return x * x.new_empty(x.shape).bernoulli_(1 - part.p, generator=generator) / (1 - part.p)
+
+    for part in side.model.modules():
+        if isinstance(part, nn.Dropout):
+            part.forward = functools.partial(dropped, part=part)
+    ground = sound(CONFIG)
+    weights = rounded(ground.weights, "float64")
+
+    first = causes_first(compare_masked(side, Twin(CONFIG, "cpu"), weights, ground.images.astype(np.float64)))[0]
+
+    assert first.tap.startswith("the gradient's draw ")

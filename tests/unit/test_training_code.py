@@ -9,8 +9,9 @@ import ml_dtypes
 import numpy as np
 import optax
 import pytest
+import torch
 
-from conformance.augmentation import CHECKS, ERASING, _erasing, _trivial
+from conformance.augmentation import CHECKS, ERASING, _erasing, _mixup, _trivial
 from conformance.catalogue import AROUND
 from conformance.compare import causes_first
 from conformance.diagnose import diagnose
@@ -19,7 +20,8 @@ from conformance.loop import EXAMPLES, compare_epochs
 from conformance.mutation import sound
 from conformance.rungs import BY_NAME
 from conformance.torch_side import Twin
-from conformance.training import PLAIN, PLAN, STEPS, compare_narrow_loss, half_clipped, training_batches
+from conformance.training import PLAIN, PLAN, STEPS, compare_loss, compare_narrow_loss, half_clipped, training_batches
+from reference import loop
 from vit_flax import erase, train, trivial_augment
 from vit_flax.config import preset
 from vit_flax.train import TrainState
@@ -269,3 +271,35 @@ def test_about_half_of_the_trajectorys_steps_are_clipped():
         clipped += norm > plan.clip_norm
 
     assert STEPS / 5 < clipped < 4 * STEPS / 5
+
+
+def test_partners_by_permutation_are_mixed_as_well_as_neighbours(monkeypatch):
+    """An image may then be its own partner, and has all of the target."""
+
+    def mixup(images, targets, share):
+        partner = torch.randperm(len(images)).numpy()
+        return tuple((share * x + (1 - share) * x[partner]).astype(x.dtype) for x in (images, targets))
+
+    monkeypatch.setattr(loop, "mixup", mixup)
+    diffs = _mixup(Twin(CONFIG, "cpu"), FlaxSide(CONFIG), CONFIG)
+
+    assert [diff.tap for diff in diffs if not diff.passes] == []
+
+
+def test_exponentials_that_overflow_are_seen():
+    class Plain(Twin):
+        def loss(self, logits, labels, mask, recipe):
+            z = torch.from_numpy(logits).requires_grad_()
+            logs = z - z.exp().sum(dim=-1, keepdim=True).log()
+            share = recipe.label_smoothing / z.shape[-1]
+            targets = torch.full_like(z, share).scatter_(
+                1, torch.tensor(labels)[:, None], 1 - recipe.label_smoothing + share
+            )
+            loss = (-(targets * logs).sum(dim=-1) * torch.tensor(mask)).sum() / mask.sum()
+            loss.backward()
+            return loss.detach().numpy(), z.grad.numpy()
+
+    diffs = compare_loss(Plain(CONFIG, "cpu"), Twin(CONFIG, "cpu"), CONFIG)
+
+    failing = {diff.tap.split(", ")[2] for diff in diffs if not diff.passes}
+    assert failing == {"logits far apart"}
