@@ -18,6 +18,7 @@ from typing import Any
 
 from conformance.mutation import HABITATS, sound
 from conformance.rungs import BY_NAME, Ground
+from conformance.tables import between
 from conformance.weights import random_weights
 from vit_flax.durable import write_json
 from vit_flax.environment import begun, environment, measured_on, now
@@ -148,8 +149,7 @@ def page(record: Dict) -> str:
 
 def written(text: str, record: Dict) -> str:
     """The page's text with the record's table between its marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{page(record)}\n{END}{rest.split(END)[1]}"
+    return between(BEGIN, END, page(record), text)
 
 
 def main() -> None:

@@ -102,40 +102,38 @@ def first_in_each_mlp_missing(draw: Draw) -> Draw:
     return asked
 
 
-def drawn_again(
-    of: Callable[[list[tuple[Shape, float]], ViTConfig], list[tuple[Shape, float]]],
-) -> dict[str, Around]:
-    """The backward pass draws some masks of the forward pass again, from the last layer to the first."""
+Asked = list[tuple[Shape, float]]  # of a draw: the shapes, and the probabilities to keep
+
+
+def drawn_again(of: Callable[[Asked], Asked]) -> dict[str, Around]:
+    """The backward pass draws some masks of each layer again, from the last one to the first."""
 
     def around(method: Around, config: ViTConfig, *arguments: Any, draw: Draw | None = None, **named: Any) -> Gradients:
         if draw is None:
             return method(*arguments, **named)
-        asked = []
+        asked: Asked = []
 
         def noting(shape: Shape, keep: float) -> np.ndarray:
             asked.append((shape, keep))
             return draw(shape, keep)
 
         found: Gradients = method(*arguments, draw=noting, **named)
-        for shape, keep in of(asked, config):
-            draw(shape, keep)
+        for layer in reversed(_by_layer(asked)):
+            for shape, keep in of(layer):
+                draw(shape, keep)
         return found
 
     return {"gradients": around}
 
 
-def of_layers_backwards(asked: list[tuple[Shape, float]], config: ViTConfig) -> list[tuple[Shape, float]]:
-    """All but the embedding's, whatever a layer has: it begins with attention's."""
-    return [draw for layer in reversed(_by_layer(asked)) for draw in layer]
-
-
-def of_mlps_backwards(asked: list[tuple[Shape, float]], config: ViTConfig) -> list[tuple[Shape, float]]:
+def of_mlp(layer: Asked) -> Asked:
     """The two of tokens that follow on those of attention and its projection."""
-    return [draw for layer in reversed(_by_layer(asked)) for draw in [d for d in layer if of_tokens(d[0])][1:]]
+    return [asked for asked in layer if of_tokens(asked[0])][1:]
 
 
-def _by_layer(asked: list[tuple[Shape, float]]) -> list[list[tuple[Shape, float]]]:
-    layers: list[list[tuple[Shape, float]]] = []
+def _by_layer(asked: Asked) -> list[Asked]:
+    """All but the embedding's; a layer begins with attention's."""
+    layers: list[Asked] = []
     for shape, keep in asked[1:]:
         if of_attention(shape):
             layers.append([])
@@ -367,12 +365,12 @@ RANDOMNESS = (
     in_backward(
         name="layers drawn again in the backward pass",
         seen="checkpointing with preserve_rng_state=False, or with a key made inside",
-        around=drawn_again(of_layers_backwards),
+        around=drawn_again(lambda layer: layer),
     ),
     in_backward(
         name="MLPs drawn again in the backward pass",
         seen="checkpointing of the MLPs with preserve_rng_state=False",
-        around=drawn_again(of_mlps_backwards),
+        around=drawn_again(of_mlp),
     ),
     Fault(
         name="drops at evaluation",

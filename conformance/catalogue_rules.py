@@ -82,26 +82,28 @@ def rising(rise: Callable[[np.ndarray, int], np.ndarray]) -> dict[str, Around]:
     return rates(change)
 
 
+def in_the_cosine(recipe: Recipe) -> np.ndarray:
+    """Which of the steps are."""
+    return (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= round(recipe.warmup_epochs))
+
+
 def falling(share: Callable[[np.ndarray, Recipe], np.ndarray]) -> dict[str, Around]:
     """Another cosine: `share(step, recipe)` says how much of it has passed."""
 
     def change(found: np.ndarray, recipe: Recipe) -> np.ndarray:
         step = np.arange(recipe.epochs)
         cosine = recipe.learning_rate * (1 + np.cos(np.pi * share(step, recipe))) / 2
-        later = recipe.schedule == "cosine" and step >= round(recipe.warmup_epochs)
-        return np.where(later, cosine, found)
+        return np.where(in_the_cosine(recipe), cosine, found)
 
     return rates(change)
 
 
 def cosine_to_a_tenth(found: np.ndarray, recipe: Recipe) -> np.ndarray:
-    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= round(recipe.warmup_epochs))
-    return np.where(later, 0.9 * found + 0.1 * recipe.learning_rate, found)
+    return np.where(in_the_cosine(recipe), 0.9 * found + 0.1 * recipe.learning_rate, found)
 
 
 def cosine_with_a_floor(found: np.ndarray, recipe: Recipe) -> np.ndarray:
-    later = (recipe.schedule == "cosine") & (np.arange(recipe.epochs) >= round(recipe.warmup_epochs))
-    return np.where(later, np.maximum(found, LEAST_RATE), found)
+    return np.where(in_the_cosine(recipe), np.maximum(found, LEAST_RATE), found)
 
 
 of_clipping = partial(Fault, rung="clipping", place="too long: {leaf}")

@@ -70,8 +70,9 @@ def compare_epochs(candidate: TrainableSide, reference: TrainableSide) -> tuple[
     orders, their_orders = _epochs(candidate, 0, ORDERS), _epochs(reference, 0, ORDERS)
     if not all(orders):
         return (*diffs, Diff("epochs", "alone", np.inf, None, 0.0, "an epoch without a batch"))
+    orders, their_orders = _distinct(orders), _distinct(their_orders)
     for name, statistic in EPOCH_STATISTICS.items():
-        diffs.append(_means(name, statistic(_distinct(orders)), statistic(_distinct(their_orders))))
+        diffs.append(_means(name, statistic(orders), statistic(their_orders)))
     diffs.append(spread("even numbers in a batch", _even_numbers(orders), _even_numbers(their_orders), LEVEL))
     return tuple(diffs)
 
@@ -104,7 +105,7 @@ def _never_seen(epochs: Sequence[Epoch]) -> int:
 
 
 def _in_an_order_had_before(epochs: Sequence[Epoch]) -> int:
-    return len(epochs) - len({tuple(np.concatenate(epoch).tolist()) for epoch in epochs})
+    return len(epochs) - len(_distinct(epochs))
 
 
 EPOCH_COUNTS: dict[str, Callable[[Sequence[Epoch]], int]] = {

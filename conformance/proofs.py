@@ -37,6 +37,7 @@ from conformance.published import let_through
 from conformance.replay import Shown
 from conformance.rules import RULES
 from conformance.rungs import BY_NAME, NAMES, Ground
+from conformance.tables import between
 from vit_flax.durable import make_folder, write_json
 from vit_flax.environment import begun, environment, measured_on, now
 
@@ -195,8 +196,7 @@ def _gates(run: Dict) -> list[tuple[Dict, Dict]]:
 
 def written(text: str, run: Dict) -> str:
     """The page's text with the record's tables between its marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{page(run)}\n{END}{rest.split(END)[1]}"
+    return between(BEGIN, END, page(run), text)
 
 
 def main() -> None:

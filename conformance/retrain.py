@@ -29,7 +29,7 @@ def retrained(
     recipe: Recipe,
     kept: Callable[[Weights, Weights], Weights] = lambda before, after: after,
     optimizer: Callable[[Recipe], "Moments"] | None = None,
-    gradient: "Callable[..., tuple[np.ndarray, Weights]] | None" = None,
+    gradient: Callable[..., tuple[np.ndarray, Weights]] | None = None,
 ) -> Trained:
     """What `method`, a side's `train`, returns for AdamW and SGD, each gradient changed before it is clipped.
 

@@ -116,6 +116,12 @@ def training_table(runs: list[dict[str, Any]]) -> str:
     return "\n".join([*rows, "", "\n\n".join(conditions)])
 
 
+def between(begin: str, end: str, made: str, text: str) -> str:
+    """A page's text with what was made between its two marks."""
+    before, rest = text.split(begin)
+    return f"{before}{begin}\n{made}\n{end}{rest.split(end)[1]}"
+
+
 def readme(text: str) -> str:
     """The page with its tables made anew."""
     tables = {"conformance": conformance_table(newest()), "training": training_table(training_runs())}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from conformance.tables import between
 from vit_flax.environment import measured_on
 
 ROOT = Path(__file__).parent.parent
@@ -40,8 +41,7 @@ def page(record: Dict) -> str:
 
 def written(text: str, record: Dict) -> str:
     """The page's text with the record's table between its marks."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n{page(record)}\n{END}{rest.split(END)[1]}"
+    return between(BEGIN, END, page(record), text)
 
 
 def main() -> None:
